@@ -1,0 +1,541 @@
+//! One function per verb: what was typed to what is done; the only place that prints.
+
+#![expect(clippy::print_stderr, reason = "this is the module that prints")]
+
+mod progress;
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Parser, Subcommand};
+use serde::Serialize;
+use serde_json::json;
+use tokio::runtime::{Handle, Runtime};
+use tokio::sync::oneshot;
+
+use crate::config::{Plan, RunConfig};
+use crate::pipeline::{Counts, Pipeline};
+use crate::run::bench::{self, Figures};
+use crate::run::exchange::{self, Which};
+use crate::run::folder::{self, RunFolder};
+use crate::run::{Event, Outcome, Surroundings, free_folder, show};
+use crate::shard;
+use crate::telemetry::{Telemetry, server};
+use progress::{Progress, bytes, count};
+
+/// Trains image encoders without labels, from tar shards, as fast as they can be read.
+#[derive(Parser)]
+#[command(version, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Trains an encoder as a pipeline file says, or goes on with a run
+    #[command(after_help = "Examples:
+  saccade train pipelines/quickstart.toml
+  saccade train pipelines/quickstart.toml --out runs/wide --set encoder.width=192
+  saccade train --resume runs/quickstart")]
+    Train(TrainArgs),
+    /// Checks a pipeline file and prints what a run of it would be
+    #[command(
+        after_help = "Example:\n  saccade check pipelines/ijepa-vit-h14-in1k.toml --set data.train='/data/train-{0000..1023}.tar'"
+    )]
+    Check(CheckArgs),
+    /// Runs the data path alone and prints a line per batch
+    #[command(after_help = "Example:\n  saccade stream pipelines/quickstart.toml --batches 10 --start-step 100 --json")]
+    Stream(StreamArgs),
+    /// Draws a batch as PNG: images, context and target blocks
+    #[command(after_help = "Example:\n  saccade show pipelines/quickstart.toml --out batch.png")]
+    Show(ShowArgs),
+    /// Measures the data path, the training step, or both
+    #[command(after_help = "Example:\n  saccade bench data pipelines/quickstart.toml --seconds 10")]
+    Bench(BenchArgs),
+    /// Writes a run's encoder as a folder that Hugging Face's IJepaModel.from_pretrained opens
+    #[command(after_help = "Example:\n  saccade export runs/quickstart --out exported")]
+    Export(ExportArgs),
+    /// Reads a Hugging Face IJepaModel folder or a checkpoint file of the I-JEPA authors
+    #[command(after_help = "Examples:
+  saccade import facebook-ijepa-vith14-1k --out weights/vith14
+  saccade import IN1K-vit.h.14-300e.pth.tar --out weights/vith14
+Then begin a run with `--set encoder.weights=weights/vith14`.")]
+    Import(ImportArgs),
+    /// Lists, verifies and indexes shards
+    #[command(subcommand, after_help = "Example:\n  saccade shards verify 'shards/fashion-train-{000000..000003}.tar'")]
+    Shards(ShardsVerb),
+}
+
+/// A pipeline file and changes to it.
+#[derive(Args)]
+struct FileArgs {
+    /// The pipeline file (TOML)
+    file: PathBuf,
+    #[command(flatten)]
+    changes: Changes,
+}
+
+#[derive(Args)]
+struct Changes {
+    /// Changes a value of the pipeline file: a.b=value
+    #[arg(long = "set", value_name = "A.B=V")]
+    set: Vec<String>,
+}
+
+#[derive(Args)]
+struct TrainArgs {
+    /// The pipeline file (TOML); with --resume the run's own
+    #[arg(required_unless_present = "resume")]
+    file: Option<PathBuf>,
+    #[command(flatten)]
+    changes: Changes,
+    /// The run's folder; runs/NAME when left out, NAME being the pipeline file's
+    #[arg(long, value_name = "DIR", conflicts_with = "resume")]
+    out: Option<PathBuf>,
+    /// Goes on with the run in this folder
+    #[arg(long, value_name = "DIR")]
+    resume: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct CheckArgs {
+    #[command(flatten)]
+    file: FileArgs,
+    /// The run's folder, to check that it can be written
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Prints the Plan as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct StreamArgs {
+    #[command(flatten)]
+    file: FileArgs,
+    /// How many batches
+    #[arg(long, value_name = "N")]
+    batches: u64,
+    /// The step whose batch comes first
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    start_step: u64,
+    /// CPU workers, in place of stream.workers
+    #[arg(long, value_name = "W")]
+    workers: Option<usize>,
+    /// Prints JSON lines with all keys
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct ShowArgs {
+    #[command(flatten)]
+    file: FileArgs,
+    /// Where the picture goes
+    #[arg(long, value_name = "X.png")]
+    out: PathBuf,
+    /// The step whose batch is drawn
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    step: u64,
+}
+
+#[derive(Args)]
+struct BenchArgs {
+    /// What is measured
+    what: BenchWhat,
+    #[command(flatten)]
+    file: FileArgs,
+    /// How long to measure
+    #[arg(long, value_name = "S", default_value_t = 10.0, value_parser = positive_seconds)]
+    seconds: f64,
+    /// Prints the figures as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum BenchWhat {
+    /// Shards to batches
+    Data,
+    /// The training step on one batch
+    Step,
+    /// Training as it is
+    Train,
+}
+
+#[derive(Args)]
+struct ExportArgs {
+    /// A run folder, or a folder that `saccade import` wrote
+    run: PathBuf,
+    /// The folder to write
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Which of the two encoders
+    #[arg(long, value_enum, default_value_t = Which::Target)]
+    which: Which,
+}
+
+#[derive(Args)]
+struct ImportArgs {
+    /// A Hugging Face IJepaModel folder or an I-JEPA checkpoint file (.pth.tar)
+    source: PathBuf,
+    /// The folder to write
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Attention heads, where a checkpoint file is of no usual width
+    #[arg(long, value_name = "N")]
+    heads: Option<usize>,
+}
+
+#[derive(Subcommand)]
+enum ShardsVerb {
+    /// Makes the index of each shard again
+    Index(ShardsArgs),
+    /// Says what each shard holds
+    List(ShardsArgs),
+    /// Walks every shard and reports what is wrong
+    Verify(ShardsArgs),
+}
+
+#[derive(Args)]
+struct ShardsArgs {
+    /// Paths, brace notation such as 'train-{0000..1023}.tar', or globs
+    #[arg(required = true)]
+    shards: Vec<String>,
+    /// Prints JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Does what was typed.
+///
+/// # Errors
+/// When it cannot be done; the chain of causes says why, in one line.
+pub fn run(cli: Cli) -> Result<()> {
+    match cli.verb {
+        Verb::Train(args) => train(args),
+        Verb::Check(args) => check(args),
+        Verb::Stream(args) => stream(args),
+        Verb::Show(args) => draw(args),
+        Verb::Bench(args) => measure(args),
+        Verb::Export(args) => exchange::export(&exchange::open(&args.run)?, args.which, &args.out),
+        Verb::Import(args) => exchange::write(&exchange::import(&args.source, args.heads)?, &args.out),
+        Verb::Shards(verb) => shards(verb),
+    }
+}
+
+fn train(args: TrainArgs) -> Result<()> {
+    let (name, config) = match (&args.file, &args.resume) {
+        (Some(file), _) => (name_of(file), RunConfig::read(file, &args.changes.set)?),
+        (None, Some(run)) => (name_of(run), folder::config_of(run)?.changed(&args.changes.set)?),
+        (None, None) => bail!("a pipeline file or --resume is needed"),
+    };
+    let runtime = Runtime::new().context("no threads for the runtime")?;
+    let telemetry = Telemetry::new(&name);
+    let serving = Serving::start(&config, &telemetry, &runtime)?;
+    let plan = Plan::new(config)?;
+    let folder = match (&args.resume, &args.file) {
+        (Some(run), _) => {
+            folder::config_of(run)?;
+            RunFolder::open(run)?
+        }
+        (None, Some(file)) => RunFolder::create(&args.out.unwrap_or_else(|| free_folder(&name)), file, &plan)?,
+        (None, None) => bail!("a pipeline file or --resume is needed"),
+    };
+    let interrupted = Arc::new(AtomicBool::new(false));
+    runtime.spawn(leave_on_signals(Arc::clone(&interrupted)));
+    let mut progress = Progress::new(&plan, folder.path(), serving.address(), telemetry.clone());
+    let mut tell = |event: Event| progress.show(&event);
+    let around =
+        Surroundings { runtime: runtime.handle(), telemetry: &telemetry, interrupted: &interrupted, tell: &mut tell };
+    let outcome = crate::run::train(&plan, &folder, around);
+    progress.end();
+    serving.stop(&runtime);
+    let path = folder.path().display();
+    match outcome? {
+        Outcome::Finished => say(&format!("done: {path}")),
+        Outcome::Stopped { steps } => {
+            say(&format!("stopped after step {steps} of {}; go on with: saccade train --resume {path}", plan.steps))
+        }
+    }
+}
+
+/// Sets the flag at the first Ctrl-C or SIGTERM, and ends the process at the second Ctrl-C.
+async fn leave_on_signals(interrupted: Arc<AtomicBool>) {
+    use tokio::signal::unix::{SignalKind, signal};
+    /// What shells report for a process that Ctrl-C ended.
+    const INTERRUPTED: i32 = 130;
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return;
+    };
+    loop {
+        let again = interrupted.load(Relaxed);
+        tokio::select! {
+            _ = interrupt.recv() => if again { std::process::exit(INTERRUPTED) },
+            _ = terminate.recv() => {}
+        }
+        if !again {
+            eprintln!("saving and leaving; Ctrl-C again leaves at once");
+        }
+        interrupted.store(true, Relaxed);
+    }
+}
+
+fn check(args: CheckArgs) -> Result<()> {
+    let config = RunConfig::read(&args.file.file, &args.file.changes.set)?;
+    if let Some(address) = config.telemetry.address {
+        drop(server::bind(address)?);
+    }
+    let plan = Plan::new(config)?;
+    let place = plan.config.device.open()?;
+    let out = args.out.unwrap_or_else(|| free_folder(&name_of(&args.file.file)));
+    folder::check_writable(&out)?;
+    if let Some(path) = &plan.config.encoder.weights {
+        exchange::open(path)?;
+    }
+    if args.json {
+        return say_json(&folder::derived(&plan));
+    }
+    for complaint in plan.train.complaints().iter().chain(plan.validation.iter().flat_map(|set| set.complaints())) {
+        say(&format!("left out: {complaint}"))?;
+    }
+    for (name, text) in overview(&plan, &place.name) {
+        say(&format!("{name:<11} {text}"))?;
+    }
+    Ok(())
+}
+
+/// A Plan in a few lines.
+fn overview(plan: &Plan, device: &str) -> Vec<(&'static str, String)> {
+    let (encoder, predictor, grid) = (plan.encoder, plan.predictor, plan.encoder.grid());
+    let scored =
+        plan.validation.as_ref().map_or(String::new(), |set| format!(", {} to score on", count(set.len() as u64)));
+    let (samples, shards) = (count(plan.train.len() as u64), plan.train.shards().len());
+    let shape = |parameters: u64, width: usize, depth: usize, heads: usize| {
+        format!("{} parameters: width {width}, {depth} blocks, {heads} heads", count(parameters))
+    };
+    let (batch, epochs) = (plan.config.train.batch, plan.config.train.epochs);
+    let warmup = count(plan.step.schedules.warmup_steps);
+    vec![
+        ("data", format!("{samples} samples in {shards} shards{scored}")),
+        (
+            "grid",
+            format!("{grid} x {grid} patches of {0} x {0} pixels, {1} x {1} in all", encoder.patch, encoder.image),
+        ),
+        ("encoder", shape(plan.encoder_parameters, encoder.width, encoder.depth, encoder.heads)),
+        ("predictor", shape(plan.predictor_parameters, predictor.width, predictor.depth, predictor.heads)),
+        ("steps", format!("{} of {batch} samples, {warmup} to warm up; {epochs} epochs", count(plan.steps))),
+        ("in flight", format!("{} of batches and samples at most", bytes(plan.bytes_in_flight))),
+        ("disk", format!("{} at most, {} a checkpoint", bytes(plan.disk_bytes()), bytes(plan.checkpoint_bytes()))),
+        ("device", device.to_string()),
+    ]
+}
+
+fn stream(args: StreamArgs) -> Result<()> {
+    let mut config = RunConfig::read(&args.file.file, &args.file.changes.set)?;
+    config.stream.workers = args.workers.unwrap_or(config.stream.workers);
+    let (runtime, telemetry) = (Runtime::new()?, Telemetry::new("stream"));
+    let plan = Plan::new(config)?;
+    let steps = args.start_step..args.start_step.saturating_add(args.batches);
+    let mut batches = start(&plan, steps, runtime.handle(), &telemetry)?;
+    while let Some(batch) = batches.next() {
+        let batch = batch?;
+        let digests = batch.digests();
+        let keys: Vec<&str> = batch.samples.iter().map(|&number| plan.train.sample(number).key).collect();
+        if args.json {
+            say_json_line(&json!({
+                "step": batch.step, "epoch": batch.epoch, "keys": keys, "pixels": digests.pixels,
+                "masks": digests.masks, "quarantined": batch.quarantined,
+            }))?;
+        } else {
+            let short = |digest: &str| digest.chars().take(12).collect::<String>();
+            let masks = digests.masks.as_deref().map_or_else(|| "-".into(), short);
+            let first = keys.first().copied().unwrap_or("-");
+            let bad = batch.quarantined.len();
+            say(&format!(
+                "step {}  pixels {}  masks {masks}  quarantined {bad}  keys {first} ...",
+                batch.step,
+                short(&digests.pixels)
+            ))?;
+        }
+    }
+    Ok(())
+}
+
+fn draw(args: ShowArgs) -> Result<()> {
+    let plan = Plan::new(RunConfig::read(&args.file.file, &args.file.changes.set)?)?;
+    let (runtime, telemetry) = (Runtime::new()?, Telemetry::new("show"));
+    let mut batches = start(&plan, args.step..args.step.saturating_add(1), runtime.handle(), &telemetry)?;
+    let batch = batches.next().context("the stream holds no batch")??;
+    let side = plan.config.augment.size;
+    show::draw(&batch, side, plan.encoder.patch as u32, &args.out)?;
+    say(&format!("{}: image, context, then the target blocks; step {}", args.out.display(), batch.step))
+}
+
+fn start(plan: &Plan, steps: std::ops::Range<u64>, runtime: &Handle, telemetry: &Telemetry) -> Result<Pipeline> {
+    let (set, config) = (Arc::clone(&plan.train), plan.config.stream.clone());
+    Ok(Pipeline::start(runtime, set, plan.stream.clone(), config, steps, Counts::default(), telemetry)?)
+}
+
+fn measure(args: BenchArgs) -> Result<()> {
+    let config = RunConfig::read(&args.file.file, &args.file.changes.set)?;
+    let (runtime, telemetry) = (Runtime::new()?, Telemetry::new("bench"));
+    let serving = Serving::start(&config, &telemetry, &runtime)?;
+    let plan = Plan::new(config)?;
+    let limit = Duration::try_from_secs_f64(args.seconds).context("--seconds")?;
+    let measured = match args.what {
+        BenchWhat::Data => bench::data(&plan, limit, runtime.handle(), &telemetry),
+        BenchWhat::Step => bench::step(&plan, limit, runtime.handle(), &telemetry),
+        BenchWhat::Train => bench::train(&plan, limit, runtime.handle(), &telemetry),
+    };
+    serving.stop(&runtime);
+    let figures = measured?;
+    if args.json { say_json(&figures) } else { say(&table(&figures)) }
+}
+
+fn table(figures: &Figures) -> String {
+    let Figures { what, device, seconds, batches, samples, .. } = figures;
+    let mut text = format!(
+        "{what}: {:.1} samples/s, {:.3} CPU ms per sample ({samples} samples in {batches} batches, {seconds:.1} s, device {device})\n",
+        figures.samples_per_second, figures.cpu_milliseconds_per_sample,
+    );
+    text += &format!("{:<11}{:>10}{:>10}{:>10}{:>10}\n", "stage", "samples", "busy s", "starved s", "blocked s");
+    for stage in &figures.stages {
+        text += &format!(
+            "{:<11}{:>10}{:>10.2}{:>10.2}{:>10.2}\n",
+            stage.stage, stage.samples, stage.busy_seconds, stage.starved_seconds, stage.blocked_seconds,
+        );
+    }
+    text + &format!("limited by: {}", figures.bottleneck.as_deref().unwrap_or("nothing yet"))
+}
+
+fn shards(verb: ShardsVerb) -> Result<()> {
+    match verb {
+        ShardsVerb::Index(args) => {
+            let indexes = shard::reindex(&args.shards)?;
+            if args.json {
+                return say_json(&indexes);
+            }
+            indexes.iter().try_for_each(|index| {
+                let place =
+                    index.index.as_ref().map_or("nowhere: neither folder nor cache can be written".into(), |path| {
+                        path.display().to_string()
+                    });
+                say(&format!("{}: {} samples, index {place}", index.shard.display(), index.samples))
+            })
+        }
+        ShardsVerb::List(args) => {
+            let listings = shard::list(&args.shards)?;
+            if args.json {
+                return say_json(&listings);
+            }
+            for listing in &listings {
+                let (samples, labels) = (listing.samples, listing.labels.len());
+                say(&format!(
+                    "{}: {samples} samples, {}, {labels} labels",
+                    listing.shard.display(),
+                    bytes(listing.bytes)
+                ))?;
+            }
+            let samples: usize = listings.iter().map(|listing| listing.samples).sum();
+            let all: u64 = listings.iter().map(|listing| listing.bytes).sum();
+            say(&format!("{} shards, {} samples, {}", listings.len(), count(samples as u64), bytes(all)))
+        }
+        ShardsVerb::Verify(args) => verify(&args),
+    }
+}
+
+fn verify(args: &ShardsArgs) -> Result<()> {
+    let report = shard::verify(&args.shards)?;
+    if args.json {
+        say_json(&report)?;
+    } else {
+        for shard in &report.shards {
+            for problem in &shard.problems {
+                let keys =
+                    if problem.keys.is_empty() { String::new() } else { format!(", first {}", problem.keys.join(" ")) };
+                let detail = problem.detail.as_ref().map_or(String::new(), |detail| format!(": {detail}"));
+                say(&format!(
+                    "{}: {} x {}{keys}{detail}",
+                    shard.shard.display(),
+                    problem.count,
+                    format_args!("{:?}", problem.kind)
+                ))?;
+            }
+        }
+        let samples = count(report.samples as u64);
+        say(&format!(
+            "{} shards, {samples} samples, {}, {} problems",
+            report.shards.len(),
+            bytes(report.bytes),
+            report.problems
+        ))?;
+    }
+    if report.problems > 0 { bail!("{} problems found", report.problems) } else { Ok(()) }
+}
+
+/// The telemetry's port, served until told to stop.
+struct Serving {
+    address: Option<std::net::SocketAddr>,
+    stop: Option<(oneshot::Sender<()>, tokio::task::JoinHandle<()>)>,
+}
+
+impl Serving {
+    fn start(config: &RunConfig, telemetry: &Telemetry, runtime: &Runtime) -> Result<Self> {
+        let Some(address) = config.telemetry.address else {
+            return Ok(Self { address: None, stop: None });
+        };
+        let listener = server::bind(address)?;
+        let address = listener.address();
+        let (stop, stopped) = oneshot::channel();
+        let telemetry = telemetry.clone();
+        let task = runtime.spawn(async move {
+            let end = async { drop(stopped.await) };
+            if let Err(error) = server::serve(listener, telemetry, end).await {
+                tracing::warn!("{error}");
+            }
+        });
+        Ok(Self { address: Some(address), stop: Some((stop, task)) })
+    }
+
+    fn address(&self) -> Option<std::net::SocketAddr> {
+        self.address
+    }
+
+    fn stop(self, runtime: &Runtime) {
+        if let Some((stop, task)) = self.stop {
+            let _ = stop.send(());
+            let _ = runtime.block_on(task);
+        }
+    }
+}
+
+fn positive_seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if seconds > 0.0 && seconds <= 1e6 => Ok(seconds),
+        _ => Err("must be a number of seconds above 0".into()),
+    }
+}
+
+/// A file's or folder's name without its ending.
+fn name_of(path: &Path) -> String {
+    path.file_stem().map_or_else(|| "run".into(), |name| name.to_string_lossy().into_owned())
+}
+
+fn say(text: &str) -> Result<()> {
+    Ok(writeln!(io::stdout(), "{text}")?)
+}
+
+fn say_json(value: &impl Serialize) -> Result<()> {
+    say(&serde_json::to_string_pretty(value)?)
+}
+
+fn say_json_line(value: &impl Serialize) -> Result<()> {
+    say(&serde_json::to_string(value)?)
+}

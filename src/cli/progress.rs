@@ -1,0 +1,132 @@
+//! How a run looks while it goes on: a bar on a terminal, plain lines elsewhere, both on standard error.
+
+use std::io::{self, IsTerminal, Write};
+use std::net::SocketAddr;
+use std::path::Path;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::config::Plan;
+use crate::run::score::Scores;
+use crate::run::{Event, StepLine};
+use crate::telemetry::Telemetry;
+
+/// Plain lines that a whole run prints, about.
+const LINES: u64 = 20;
+/// How much the latest step counts in the rate shown.
+const RATE_SHARE: f64 = 0.1;
+
+/// Shows the events of a run.
+pub struct Progress {
+    bar: Option<ProgressBar>,
+    telemetry: Telemetry,
+    every: u64,
+    steps: u64,
+    rate: Option<f64>,
+    folder: String,
+    address: Option<SocketAddr>,
+}
+
+impl Progress {
+    pub fn new(plan: &Plan, folder: &Path, address: Option<SocketAddr>, telemetry: Telemetry) -> Self {
+        let bar = io::stderr().is_terminal().then(|| {
+            let style = ProgressStyle::with_template("{bar:30} {pos}/{len} steps, {eta} left, {msg}");
+            ProgressBar::new(plan.steps).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+        });
+        let every = (plan.steps / LINES).max(1);
+        Self { bar, telemetry, every, steps: plan.steps, rate: None, folder: folder.display().to_string(), address }
+    }
+
+    pub fn show(&mut self, event: &Event) {
+        match event {
+            Event::Started { plan, device, from } => self.started(plan, device, *from),
+            Event::Notice(text) => self.line(text),
+            Event::Step(line) => self.step(line),
+            Event::Saved { step } => tracing::debug!(step, "checkpoint saved"),
+            Event::Scored(scores) => self.line(&table(scores)),
+        }
+    }
+
+    pub fn end(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn started(&mut self, plan: &Plan, device: &str, from: u64) {
+        let (samples, parameters) = (count(plan.train.len() as u64), count(plan.parameters()));
+        self.line(&format!(
+            "run {}: {samples} samples, {parameters} parameters, {} steps on {device}",
+            self.folder, plan.steps
+        ));
+        if let Some(address) = self.address {
+            self.line(&format!("metrics at http://{address}/metrics"));
+        }
+        for complaint in plan.train.complaints().iter().take(3) {
+            self.line(&format!("left out: {complaint}"));
+        }
+        if from > 0 {
+            self.line(&format!("going on after step {from}"));
+        }
+        if let Some(bar) = &self.bar {
+            bar.set_position(from);
+            bar.reset_eta();
+        }
+    }
+
+    fn step(&mut self, line: &StepLine) {
+        let rate =
+            self.rate.map_or(line.samples_per_second, |rate| rate + RATE_SHARE * (line.samples_per_second - rate));
+        self.rate = Some(rate);
+        let done = line.step + 1;
+        let limit = self.telemetry.bottleneck().map_or_else(|| "-".into(), |stage| stage.to_string());
+        let text = format!("loss {:.4}, {rate:.0} samples/s, limited by {limit}", line.loss);
+        match &self.bar {
+            Some(bar) => {
+                bar.set_position(done);
+                bar.set_message(text);
+            }
+            None if done % self.every == 0 || done == self.steps => {
+                self.line(&format!("step {done}/{}  epoch {}  {text}", self.steps, line.epoch));
+            }
+            None => {}
+        }
+    }
+
+    fn line(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| eprintln!("{text}")),
+            // A closed standard error must not end a run.
+            None => drop(writeln!(io::stderr(), "{text}")),
+        }
+    }
+}
+
+fn table(scores: &Scores) -> String {
+    let Scores { step, k, train_samples, validation_samples, .. } = scores;
+    let rows = [
+        (format!("target encoder after {step} steps"), scores.knn),
+        ("the same before training".into(), scores.baselines.knn_before_training),
+        ("raw pixels".into(), scores.baselines.knn_raw_pixels),
+    ];
+    let rows = rows.map(|(name, share)| format!("  {name:<36}{:>6.2} %", 100.0 * share));
+    let head =
+        format!("kNN, k = {k}, cosine; {train_samples} training samples, {validation_samples} validation samples");
+    format!("{head}\n{}", rows.join("\n"))
+}
+
+/// 1234567 as 1,234,567.
+pub fn count(number: u64) -> String {
+    let digits = number.to_string();
+    let parts: Vec<&str> =
+        digits.as_bytes().rchunks(3).rev().filter_map(|part| std::str::from_utf8(part).ok()).collect();
+    parts.join(",")
+}
+
+/// Bytes in the unit that leaves one to four digits.
+pub fn bytes(number: u64) -> String {
+    let units = ["bytes", "kB", "MB", "GB", "TB"];
+    let power = (number.max(1).ilog10() / 3).min(units.len() as u32 - 1);
+    let value = number as f64 / 1000f64.powi(power as i32);
+    if power == 0 { format!("{number} bytes") } else { format!("{value:.1} {}", units[power as usize]) }
+}

@@ -1,0 +1,493 @@
+//! A pipeline file as written ([`RunConfig`]) to what will be done ([`Plan`]): after this nothing can be misconfigured.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
+
+use crate::model::{PredictorConfig, VitConfig, VitSize};
+use crate::pipeline::{self, AugmentConfig, MaskConfig, Order, PipelineError, StreamConfig, StreamSpec};
+use crate::shard::{ShardError, ShardSet};
+use crate::telemetry::TelemetryConfig;
+use crate::train::device::DeviceError;
+use crate::train::step::StepConfig;
+use crate::train::{DeviceChoice, Normalisation, Schedules};
+
+/// One pipeline file. What changes a result has no default here.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunConfig {
+    pub seed: u64,
+    #[serde(default = "auto")]
+    pub device: DeviceChoice,
+    pub data: DataConfig,
+    pub augment: AugmentConfig,
+    pub pixels: Normalisation,
+    pub mask: MaskConfig,
+    pub encoder: EncoderConfig,
+    pub predictor: PredictorShape,
+    pub train: TrainConfig,
+    pub stream: StreamConfig,
+    pub checkpoint: CheckpointConfig,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub score: Option<ScoreConfig>,
+    #[serde(default)]
+    pub telemetry: TelemetryConfig,
+}
+
+fn auto() -> DeviceChoice {
+    DeviceChoice::Auto
+}
+
+/// Which shards are read, and how well they are shuffled.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataConfig {
+    pub train: Patterns,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation: Option<Patterns>,
+    /// Shards whose samples are shuffled together.
+    pub window: usize,
+}
+
+/// One shard pattern or a list of them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Patterns {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl Patterns {
+    pub fn to_vec(&self) -> Vec<String> {
+        match self {
+            Self::One(pattern) => vec![pattern.clone()],
+            Self::Many(patterns) => patterns.clone(),
+        }
+    }
+}
+
+/// A named size, or width, depth and heads of one's own.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EncoderConfig {
+    /// Pixels a side of a patch.
+    pub patch: usize,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<VitSize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub width: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub depth: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heads: Option<usize>,
+    /// Weights to begin with: a folder that `saccade import` wrote.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PredictorShape {
+    pub width: usize,
+    pub depth: usize,
+    /// The encoder's when left out, as the authors have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heads: Option<usize>,
+}
+
+/// The optimizer's course.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainConfig {
+    pub epochs: f64,
+    /// Samples of one update, over all micro-batches.
+    pub batch: usize,
+    /// Micro-batches that make one update; more of them need less memory.
+    #[serde(default = "one")]
+    pub accumulate: usize,
+    /// At the start, at the end of the warm-up, at the end.
+    pub learning_rate: [f64; 3],
+    pub warmup_epochs: f64,
+    /// At the start and at the end.
+    pub weight_decay: [f64; 2],
+    /// At the start and at the end.
+    pub ema_decay: [f64; 2],
+    /// Gradients are scaled down to this norm; not at all when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip_norm: Option<f64>,
+}
+
+fn one() -> usize {
+    1
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CheckpointConfig {
+    pub every_steps: u64,
+    /// How many checkpoints stay.
+    pub keep: usize,
+}
+
+/// The kNN score of the target encoder on the validation shards.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScoreConfig {
+    /// Neighbours that vote.
+    pub k: usize,
+    /// Scores after every so many epochs; only at the end when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub every_epochs: Option<f64>,
+    /// At most this many training samples, evenly spread over the listed order, are looked up; all when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub train_samples: Option<usize>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("{}: cannot be read", path.display())]
+    Read {
+        path: PathBuf,
+        #[source]
+        cause: std::io::Error,
+    },
+    #[error("{}: {why}", path.display())]
+    Syntax { path: PathBuf, why: String },
+    #[error("--set {text}: {why}")]
+    Override { text: String, why: String },
+    #[error("{key} = {value}: {why}")]
+    Value { key: &'static str, value: String, why: String },
+    #[error("data.{split}: {source}")]
+    Data { split: &'static str, source: ShardError },
+    #[error(transparent)]
+    Stream(#[from] PipelineError),
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+}
+
+impl RunConfig {
+    /// Reads a pipeline file and puts the values of `overrides` (`a.b=v`) over it.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or a key is unknown, missing or of the wrong kind.
+    pub fn read(path: &Path, overrides: &[String]) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|cause| ConfigError::Read { path: path.into(), cause })?;
+        let syntax = |error: toml::de::Error| ConfigError::Syntax { path: path.into(), why: explained(&error, &text) };
+        if overrides.is_empty() {
+            return toml::from_str(&text).map_err(syntax);
+        }
+        let table: Table = toml::from_str(&text).map_err(syntax)?;
+        changed(table, overrides)?.try_into().map_err(syntax)
+    }
+
+    /// Puts the values of `overrides` (`a.b=v`) over this configuration.
+    ///
+    /// # Errors
+    /// When a key is unknown or of the wrong kind.
+    pub fn changed(self, overrides: &[String]) -> Result<Self, ConfigError> {
+        let wrong = |why: String| ConfigError::Override { text: overrides.join(" "), why };
+        if overrides.is_empty() {
+            return Ok(self);
+        }
+        let table = Table::try_from(self).map_err(|error| wrong(error.to_string()))?;
+        changed(table, overrides)?.try_into().map_err(|error: toml::de::Error| wrong(explained(&error, "")))
+    }
+}
+
+fn changed(mut table: Table, overrides: &[String]) -> Result<Table, ConfigError> {
+    overrides.iter().try_for_each(|change| apply(change, &mut table))?;
+    Ok(table)
+}
+
+/// The parser's message with the line it speaks of, in one line.
+fn explained(error: &toml::de::Error, text: &str) -> String {
+    let message = error.message().replace('\n', "; ");
+    let with_key = || error.to_string().trim_end().replace('\n', " ");
+    match error.span().and_then(|span| text.get(..span.start)) {
+        Some(before) => format!("line {}: {message}", before.matches('\n').count() + 1),
+        // Without a place in a text the parser names the key instead.
+        None => with_key(),
+    }
+}
+
+/// Sets one value of the table: `a.b=v`, where `v` is written as in TOML or is taken as text.
+fn apply(change: &str, table: &mut Table) -> Result<(), ConfigError> {
+    let wrong = |why: &str| ConfigError::Override { text: change.into(), why: why.into() };
+    let (keys, value) = change.split_once('=').ok_or_else(|| wrong("write it as a.b=value"))?;
+    let value = toml::from_str::<Table>(&format!("value = {value}")).ok().and_then(|mut table| table.remove("value"));
+    let value = value.unwrap_or_else(|| Value::String(change[keys.len() + 1..].into()));
+    let mut names: Vec<&str> = keys.split('.').collect();
+    let last = names.pop().unwrap_or_default();
+    let mut place = table;
+    for name in names {
+        let inner = place.entry(name).or_insert_with(|| Value::Table(Table::new()));
+        place = inner.as_table_mut().ok_or_else(|| wrong("the key before the last dot is not a table"))?;
+    }
+    place.insert(last.into(), value);
+    Ok(())
+}
+
+/// Where a run stops to save, to score, or to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Stop {
+    /// Steps done when it stops.
+    pub step: u64,
+    pub save: bool,
+    pub score: bool,
+}
+
+/// A run, checked and derived.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub config: RunConfig,
+    pub encoder: VitConfig,
+    pub predictor: PredictorConfig,
+    pub train: Arc<ShardSet>,
+    pub validation: Option<Arc<ShardSet>>,
+    pub stream: StreamSpec,
+    pub step: StepConfig,
+    pub steps: u64,
+    pub stops: Vec<Stop>,
+    pub encoder_parameters: u64,
+    pub predictor_parameters: u64,
+    pub bytes_in_flight: u64,
+}
+
+impl Plan {
+    /// # Errors
+    /// When a value is out of range, values do not go together, or shards are missing or damaged.
+    pub fn new(config: RunConfig) -> Result<Self, ConfigError> {
+        check_ranges(&config)?;
+        let (encoder, predictor) = shapes(&config)?;
+        let stream = StreamSpec {
+            order: Order::Shuffled { seed: config.seed, window: config.data.window },
+            batch: config.train.batch,
+            augment: config.augment.clone(),
+            mask: Some((config.mask.clone(), encoder.grid())),
+        };
+        config.stream.check()?;
+        let open = |split, patterns: &Patterns, need_labels| {
+            let set = ShardSet::open(&patterns.to_vec(), need_labels);
+            set.map(Arc::new).map_err(|source| ConfigError::Data { split, source })
+        };
+        let train = open("train", &config.data.train, false)?;
+        let need_labels = config.score.is_some();
+        let validation = config.data.validation.as_ref().map(|patterns| open("validation", patterns, need_labels));
+        let validation = validation.transpose()?;
+        // A batch of none would make no steps; the stream's own check comes after the number of steps is known.
+        let steps = steps_of(config.train.epochs, train.len(), config.train.batch);
+        if steps == 0 {
+            let why = format!("{} samples are fewer than one batch of {}", train.len(), config.train.batch);
+            return Err(value("train.epochs", config.train.epochs, &why));
+        }
+        stream.check(&(0..steps))?;
+        let largest = (0..train.len() as u32).map(|number| train.sample(number).length).max().unwrap_or(0);
+        Ok(Self {
+            bytes_in_flight: pipeline::bytes_in_flight(&stream, &config.stream, largest),
+            step: StepConfig {
+                accumulate: config.train.accumulate,
+                clip_norm: config.train.clip_norm,
+                schedules: schedules(&config, steps, train.len()),
+            },
+            stops: stops(&config, steps, train.len()),
+            encoder_parameters: encoder.parameters(),
+            predictor_parameters: predictor.parameters(encoder.width, encoder.grid() * encoder.grid()),
+            encoder,
+            predictor,
+            train,
+            validation,
+            stream,
+            steps,
+            config,
+        })
+    }
+
+    pub fn parameters(&self) -> u64 {
+        self.encoder_parameters + self.predictor_parameters
+    }
+
+    /// Bytes of one checkpoint: encoder, target encoder and predictor, and two moments of all that is trained.
+    pub fn checkpoint_bytes(&self) -> u64 {
+        4 * (3 * self.parameters() + self.encoder_parameters)
+    }
+
+    /// What decides the course of the run beside the data: a run goes on only under the same.
+    pub fn course(&self) -> String {
+        let config = &self.config;
+        serde_json::json!({
+            "seed": config.seed, "window": config.data.window, "augment": config.augment, "pixels": config.pixels,
+            "mask": config.mask, "encoder": self.encoder, "predictor": self.predictor, "train": config.train,
+        })
+        .to_string()
+    }
+
+    /// The stream of a set's samples as a score sees them: whole images in the listed order, at most so many of them.
+    pub fn scoring(&self, side: u32, samples: usize, most: Option<usize>) -> StreamSpec {
+        let augment = AugmentConfig { size: side, ..self.config.augment.clone() };
+        let every = most.map_or(1, |most| samples.div_ceil(most).max(1));
+        StreamSpec { order: Order::InOrder { every }, batch: self.config.train.batch, augment, mask: None }
+    }
+
+    /// Bytes that the run writes at most: the checkpoints it keeps, one that is being written, and its records.
+    pub fn disk_bytes(&self) -> u64 {
+        /// Generous for one line of `steps.jsonl`.
+        const STEP_LINE: u64 = 400;
+        self.checkpoint_bytes() * (self.config.checkpoint.keep as u64 + 1) + self.steps * STEP_LINE
+    }
+}
+
+/// The shapes of a configuration's models.
+///
+/// # Errors
+/// When they are impossible.
+pub fn shapes(config: &RunConfig) -> Result<(VitConfig, PredictorConfig), ConfigError> {
+    let encoder = encoder_shape(config)?;
+    Ok((encoder, predictor_shape(config, &encoder)?))
+}
+
+/// # Errors
+/// When no ViT can have this shape.
+pub fn check_vit(shape: &VitConfig) -> Result<(), ConfigError> {
+    check_grid(shape.image, shape.patch)?;
+    check_shape("encoder.width", shape.width, shape.heads, shape.depth)
+}
+
+fn value(key: &'static str, value: impl std::fmt::Display, why: &str) -> ConfigError {
+    ConfigError::Value { key, value: value.to_string(), why: why.into() }
+}
+
+fn check_ranges(config: &RunConfig) -> Result<(), ConfigError> {
+    let train = &config.train;
+    let range = |key, [low, high]: [f64; 2], least: f64, most: f64| {
+        let fine = low <= high && low >= least && high <= most;
+        let why = format!("must rise and lie in {least}..={most}");
+        if fine { Ok(()) } else { Err(value(key, format!("[{low}, {high}]"), &why)) }
+    };
+    let positive = |key, number: f64| {
+        if number > 0.0 && number.is_finite() { Ok(()) } else { Err(value(key, number, "must be greater than 0")) }
+    };
+    let at_least_one = |key, number: u64| {
+        if number > 0 { Ok(()) } else { Err(value(key, number, "must be at least 1")) }
+    };
+    let finite = |key, numbers: &[f64]| match numbers.iter().find(|number| !(number.is_finite() && **number >= 0.0)) {
+        Some(number) => Err(value(key, number, "must be 0 or greater")),
+        None => Ok(()),
+    };
+    positive("train.epochs", train.epochs)?;
+    at_least_one("train.accumulate", train.accumulate as u64)?;
+    if train.accumulate > train.batch {
+        return Err(value("train.accumulate", train.accumulate, "must not exceed train.batch"));
+    }
+    finite("train.learning_rate", &train.learning_rate)?;
+    finite("train.warmup_epochs", &[train.warmup_epochs])?;
+    finite("train.weight_decay", &train.weight_decay)?;
+    range("train.ema_decay", train.ema_decay, 0.0, 1.0)?;
+    train.clip_norm.map_or(Ok(()), |norm| positive("train.clip_norm", norm))?;
+    for deviation in config.pixels.deviation {
+        positive("pixels.deviation", deviation)?;
+    }
+    at_least_one("data.window", config.data.window as u64)?;
+    at_least_one("checkpoint.every_steps", config.checkpoint.every_steps)?;
+    at_least_one("checkpoint.keep", config.checkpoint.keep as u64)?;
+    let Some(score) = &config.score else { return Ok(()) };
+    at_least_one("score.k", score.k as u64)?;
+    if config.data.validation.is_none() {
+        return Err(value("score.k", score.k, "a score needs data.validation; name its shards or leave [score] out"));
+    }
+    // A hundredth of an epoch is more often than anybody looks; less would make more stops than steps.
+    score.every_epochs.map_or(Ok(()), |epochs| range("score.every_epochs", [epochs; 2], 0.01, f64::MAX))?;
+    score.train_samples.map_or(Ok(()), |samples| at_least_one("score.train_samples", samples as u64))
+}
+
+/// The most that a side or a width may be; beyond it a number is surely a slip, and memory would not suffice.
+const MOST_PIXELS: usize = 4096;
+const MOST_WIDTH: usize = 16384;
+const MOST_DEPTH: usize = 1024;
+
+fn encoder_shape(config: &RunConfig) -> Result<VitConfig, ConfigError> {
+    let EncoderConfig { patch, size, width, depth, heads, .. } = config.encoder;
+    let image = config.augment.size as usize;
+    check_grid(image, patch)?;
+    let shape = match (size, width, depth, heads) {
+        (Some(size), None, None, None) => VitConfig::sized(size, image, patch),
+        (None, Some(width), Some(depth), Some(heads)) => VitConfig::free(image, patch, width, depth, heads),
+        _ => {
+            return Err(value("encoder.size", "?", "give either size, or width, depth and heads together"));
+        }
+    };
+    check_shape("encoder.width", shape.width, shape.heads, shape.depth)?;
+    Ok(shape)
+}
+
+fn check_grid(image: usize, patch: usize) -> Result<(), ConfigError> {
+    if image == 0 || image > MOST_PIXELS {
+        return Err(value("augment.size", image, &format!("must lie in 1..={MOST_PIXELS}")));
+    }
+    if patch == 0 || !image.is_multiple_of(patch) {
+        return Err(value("encoder.patch", patch, &format!("must divide augment.size = {image}")));
+    }
+    Ok(())
+}
+
+fn predictor_shape(config: &RunConfig, encoder: &VitConfig) -> Result<PredictorConfig, ConfigError> {
+    let PredictorShape { width, depth, heads } = config.predictor;
+    let heads = heads.unwrap_or(encoder.heads);
+    check_shape("predictor.width", width, heads, depth)?;
+    Ok(PredictorConfig::new(width, depth, heads))
+}
+
+fn check_shape(key: &'static str, width: usize, heads: usize, depth: usize) -> Result<(), ConfigError> {
+    if width == 0 || width % 4 != 0 || width > MOST_WIDTH {
+        return Err(value(key, width, &format!("must be a multiple of 4 (positions) up to {MOST_WIDTH}")));
+    }
+    if heads == 0 || width % heads != 0 {
+        return Err(value(key, width, &format!("must be a multiple of the number of heads, {heads}")));
+    }
+    if depth == 0 || depth > MOST_DEPTH {
+        return Err(value(key, width, &format!("needs a depth in 1..={MOST_DEPTH}, not {depth}")));
+    }
+    Ok(())
+}
+
+/// Whole batches in so many epochs; what is left of the last epoch is less than a batch.
+fn steps_of(epochs: f64, samples: usize, batch: usize) -> u64 {
+    (epochs * samples as f64 / batch as f64) as u64
+}
+
+fn schedules(config: &RunConfig, steps: u64, samples: usize) -> Schedules {
+    let [start, peak, last] = config.train.learning_rate;
+    Schedules {
+        start_learning_rate: start,
+        peak_learning_rate: peak,
+        final_learning_rate: last,
+        warmup_steps: steps_of(config.train.warmup_epochs, samples, config.train.batch),
+        steps,
+        weight_decay: config.train.weight_decay,
+        ema_decay: config.train.ema_decay,
+    }
+}
+
+/// All places where training pauses, in order; the last one is the end.
+fn stops(config: &RunConfig, steps: u64, samples: usize) -> Vec<Stop> {
+    let every = config.checkpoint.every_steps;
+    let mut stops: std::collections::BTreeMap<u64, Stop> = (1..=steps / every)
+        .map(|number| (number * every, Stop { step: number * every, save: true, score: false }))
+        .collect();
+    let mut add_score = |step: u64| {
+        let stop = stops.entry(step).or_insert(Stop { step, save: false, score: false });
+        stop.score = config.score.is_some();
+    };
+    let epochs_between = config.score.and_then(|score| score.every_epochs);
+    if let Some(epochs) = epochs_between {
+        let batches = |epochs: f64| (epochs * samples as f64 / config.train.batch as f64).ceil() as u64;
+        (1..)
+            .map(|number| batches(f64::from(number) * epochs))
+            .take_while(|&step| step < steps)
+            .for_each(&mut add_score);
+    }
+    add_score(steps);
+    stops.entry(steps).and_modify(|stop| stop.save = true);
+    stops.into_values().collect()
+}

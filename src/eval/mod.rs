@@ -1,0 +1,4 @@
+//! WEIGHTS TO SCORES: what a frozen encoder has learnt, measured on images that it was not fitted on.
+
+pub mod features;
+pub mod knn;

@@ -1,0 +1,106 @@
+//! Transformer blocks: pre-norm attention and MLP with residuals, shared by the ViT and its predictor.
+
+use burn::module::Module;
+use burn::nn::{LayerNorm, LayerNormConfig, Linear};
+use burn::tensor::activation::gelu;
+use burn::tensor::module::attention;
+use burn::tensor::ops::AttentionModuleOptions;
+use burn::tensor::{Bool, Device, Tensor};
+
+use super::init::WeightInit;
+
+/// The authors' LayerNorm epsilon; burn's default is 1e-5.
+pub const NORM_EPSILON: f64 = 1e-6;
+
+/// A LayerNorm with the authors' epsilon, scale 1 and shift 0.
+pub fn layer_norm(width: usize, device: &Device) -> LayerNorm {
+    LayerNormConfig::new(width).with_epsilon(NORM_EPSILON).init(device)
+}
+
+/// Multi-head self-attention; queries, keys and values come from one matrix product.
+#[derive(Module, Debug)]
+pub struct Attention {
+    pub qkv: Linear,
+    pub projection: Linear,
+    pub heads: usize,
+}
+
+impl Attention {
+    pub fn new(width: usize, heads: usize, init: &mut WeightInit, device: &Device) -> Self {
+        Self { qkv: init.linear(width, 3 * width, device), projection: init.linear(width, width, device), heads }
+    }
+
+    /// # Shapes
+    /// - `tokens`: `[batch, tokens, width]`
+    /// - `hidden`: `[batch, 1, 1, tokens]`, true where a key is padding
+    /// - output: `[batch, tokens, width]`
+    pub fn forward(&self, tokens: Tensor<3>, hidden: Option<&Tensor<4, Bool>>) -> Tensor<3> {
+        let [batch, count, width] = tokens.dims();
+        let [queries, keys, values] = self.queries_keys_values(tokens);
+        let mask = hidden.map(|hidden| hidden.clone().expand([batch, self.heads, count, count]));
+        let heads = attention(queries, keys, values, mask, None, AttentionModuleOptions::default());
+        self.projection.forward(heads.swap_dims(1, 2).reshape([batch, count, width]))
+    }
+
+    /// Each `[batch, heads, tokens, width / heads]`.
+    fn queries_keys_values(&self, tokens: Tensor<3>) -> [Tensor<4>; 3] {
+        let [batch, count, width] = tokens.dims();
+        let all = self.qkv.forward(tokens).reshape([batch, count, 3, self.heads, width / self.heads]);
+        let all = all.permute([2, 0, 3, 1, 4]);
+        [0, 1, 2].map(|part| all.clone().narrow(0, part, 1).squeeze_dim::<4>(0))
+    }
+}
+
+/// Two layers with an exact GELU between them.
+#[derive(Module, Debug)]
+pub struct Mlp {
+    pub fc1: Linear,
+    pub fc2: Linear,
+}
+
+impl Mlp {
+    pub fn new(width: usize, hidden: usize, init: &mut WeightInit, device: &Device) -> Self {
+        Self { fc1: init.linear(width, hidden, device), fc2: init.linear(hidden, width, device) }
+    }
+
+    /// # Shapes
+    /// - `tokens`, output: `[batch, tokens, width]`
+    pub fn forward(&self, tokens: Tensor<3>) -> Tensor<3> {
+        self.fc2.forward(gelu(self.fc1.forward(tokens)))
+    }
+}
+
+/// Numbers in one [`Block`].
+pub fn block_parameters(width: usize, hidden: usize) -> usize {
+    let attention = (width + 1) * 3 * width + (width + 1) * width;
+    let mlp = (width + 1) * hidden + (hidden + 1) * width;
+    attention + mlp + 4 * width
+}
+
+/// One pre-norm transformer block.
+#[derive(Module, Debug)]
+pub struct Block {
+    pub norm1: LayerNorm,
+    pub attention: Attention,
+    pub norm2: LayerNorm,
+    pub mlp: Mlp,
+}
+
+impl Block {
+    pub fn new(width: usize, heads: usize, hidden: usize, init: &mut WeightInit, device: &Device) -> Self {
+        Self {
+            norm1: layer_norm(width, device),
+            attention: Attention::new(width, heads, init, device),
+            norm2: layer_norm(width, device),
+            mlp: Mlp::new(width, hidden, init, device),
+        }
+    }
+
+    /// # Shapes
+    /// - `tokens`, output: `[batch, tokens, width]`
+    /// - `hidden`: `[batch, 1, 1, tokens]`, true where a token is padding
+    pub fn forward(&self, tokens: Tensor<3>, hidden: Option<&Tensor<4, Bool>>) -> Tensor<3> {
+        let tokens = tokens.clone() + self.attention.forward(self.norm1.forward(tokens), hidden);
+        tokens.clone() + self.mlp.forward(self.norm2.forward(tokens))
+    }
+}

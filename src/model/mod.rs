@@ -1,0 +1,16 @@
+//! TENSORS TO TENSORS: encoders and predictors; knows nothing of files, channels or time.
+//!
+//! Images come in as `[batch, 3, height, width]`, normalised; encoders give one vector per patch. The [`Choice`] says
+//! which patches of each sample take part, and which of its places are only padding.
+
+pub mod init;
+pub mod patch;
+pub mod attention;
+pub mod vit;
+pub mod predictor;
+pub mod weights;
+
+pub use init::WeightInit;
+pub use patch::{Choice, Lookup};
+pub use predictor::{Predictor, PredictorConfig};
+pub use vit::{Vit, VitConfig, VitSize};

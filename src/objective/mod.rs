@@ -1,0 +1,3 @@
+//! OUTPUTS TO A LOSS: what is minimised; every summand has a name.
+
+pub mod masked;

@@ -1,0 +1,119 @@
+//! A decoded region → one view in its place in the batch: cropped, resized and perhaps flipped.
+
+use fast_image_resize::images::{TypedCroppedImage, TypedImage, TypedImageRef};
+use fast_image_resize::pixels::U8x3;
+use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
+use serde::{Deserialize, Serialize};
+
+use super::decode::{Region, Unusable};
+use crate::draws::Draws;
+
+/// How a view is cut from an image.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct AugmentConfig {
+    /// Pixels a side of the view, which is square.
+    pub size: u32,
+    /// Share of the image's area that the crop covers, lowest and highest.
+    pub crop_scale: [f64; 2],
+    /// Width divided by height of the crop, lowest and highest.
+    pub crop_ratio: [f64; 2],
+    /// Whether half of the views, drawn at random, are mirrored left to right.
+    pub flip: bool,
+}
+
+impl AugmentConfig {
+    /// Bytes of one view: RGB, 8 bits each.
+    pub fn view_bytes(&self) -> usize {
+        (self.size as usize).saturating_mul(self.size as usize).saturating_mul(3)
+    }
+}
+
+/// A rectangle of pixels, inside its image and never empty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Crop {
+    pub left: u32,
+    pub top: u32,
+    pub width: u32,
+    pub height: u32,
+}
+
+impl Crop {
+    pub fn whole(width: u32, height: u32) -> Self {
+        Self { left: 0, top: 0, width, height }
+    }
+
+    /// The largest square in the middle.
+    pub fn centre(width: u32, height: u32) -> Self {
+        let side = width.min(height);
+        Self { left: (width - side) / 2, top: (height - side) / 2, width: side, height: side }
+    }
+
+    /// Draws as torchvision's `RandomResizedCrop` does: area and logarithm of the ratio are uniform.
+    pub fn draw(config: &AugmentConfig, width: u32, height: u32, draws: &mut Draws) -> Self {
+        /// As many as torchvision makes before it takes the middle.
+        const TRIES: usize = 10;
+        let [least, most] = config.crop_ratio;
+        let area = f64::from(width) * f64::from(height);
+        for _ in 0..TRIES {
+            let target = area * draws.between(config.crop_scale[0], config.crop_scale[1]);
+            let ratio = draws.between(least.ln(), most.ln()).exp();
+            let wanted = ((target * ratio).sqrt().round_ties_even(), (target / ratio).sqrt().round_ties_even());
+            let (crop_width, crop_height) = (wanted.0 as u32, wanted.1 as u32);
+            if (1..=width).contains(&crop_width) && (1..=height).contains(&crop_height) {
+                let top = draws.below(u64::from(height - crop_height) + 1) as u32;
+                let left = draws.below(u64::from(width - crop_width) + 1) as u32;
+                return Self { left, top, width: crop_width, height: crop_height };
+            }
+        }
+        Self::middle(width, height, least, most)
+    }
+
+    /// The largest rectangle in the middle whose ratio is allowed.
+    fn middle(width: u32, height: u32, least: f64, most: f64) -> Self {
+        let ratio = f64::from(width) / f64::from(height);
+        let rounded = |side: f64, limit: u32| (side.round_ties_even() as u32).clamp(1, limit);
+        let (crop_width, crop_height) = if ratio < least {
+            (width, rounded(f64::from(width) / least, height))
+        } else if ratio > most {
+            (rounded(f64::from(height) * most, width), height)
+        } else {
+            (width, height)
+        };
+        Self { left: (width - crop_width) / 2, top: (height - crop_height) / 2, width: crop_width, height: crop_height }
+    }
+}
+
+/// Resizes; keeps its buffers from view to view.
+#[derive(Debug, Default)]
+pub struct Resampler(Resizer);
+
+impl Resampler {
+    /// Cuts out the crop, then resizes it once with an antialiased bilinear filter.
+    ///
+    /// # Shapes
+    /// - `pixels`: `[region.height, region.width, 3]`
+    /// - `view`: `[size, size, 3]`
+    ///
+    /// # Errors
+    /// When the sizes do not fit together.
+    pub fn resample(&mut self, pixels: &[u8], region: &Region, size: u32, view: &mut [u8]) -> Result<(), Unusable> {
+        let failed = |error: &dyn std::fmt::Display| Unusable::damaged(format!("cannot be resized: {error}"));
+        // Typed images: the other kind of call compiles the filters for every pixel type there is.
+        let image = TypedImageRef::<U8x3>::from_buffer(region.width, region.height, pixels).map_err(|e| failed(&e))?;
+        let Crop { left, top, width, height } = region.crop;
+        // Cut first, as other loaders do: a filter over the whole image would mix in pixels from outside the crop.
+        let crop = TypedCroppedImage::from_ref(&image, left, top, width, height).map_err(|e| failed(&e))?;
+        let mut view = TypedImage::<U8x3>::from_buffer(size, size, view).map_err(|e| failed(&e))?;
+        let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));
+        self.0.resize_typed(&crop, &mut view, &options).map_err(|e| failed(&e))
+    }
+}
+
+/// Mirrors a view, `[size, size, 3]`, left to right.
+pub fn flip(view: &mut [u8], size: u32) {
+    for row in view.chunks_exact_mut((size as usize).max(1) * 3) {
+        let (pixels, _) = row.as_chunks_mut::<3>();
+        pixels.reverse();
+    }
+}

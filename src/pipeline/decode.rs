@@ -1,0 +1,230 @@
+//! The bytes of a sample → its header → the RGB pixels that a crop needs.
+//!
+//! The bytes decide the format, never a name. Sizes are checked before memory is taken. What a file holds becomes RGB
+//! as Pillow's `convert("RGB")` makes it: grey is repeated, alpha dropped, a palette looked up, 16 bits cut to 8.
+
+use std::error::Error;
+use std::fmt;
+use std::io::{self, Cursor};
+
+use image::error::ImageError;
+use image::{ColorType, ImageDecoder, ImageFormat, ImageReader, Limits};
+use serde::Serialize;
+
+use super::augment::Crop;
+use super::jpeg;
+
+/// A worker holds one decoded image, so this bounds its memory to 256 MiB of RGB. It is where Pillow starts to warn of
+/// decompression bombs; the largest cameras stay below it.
+pub const MOST_PIXELS: u64 = 89_478_485;
+
+/// Widest pixel that a decoder gives back: four channels of 32 bits.
+const MOST_PIXEL_BYTES: u64 = 16;
+
+/// Why a sample cannot be used; a metric's label, so it never carries more than its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    Empty,
+    UnknownFormat,
+    /// A known format, used in a way that no decoder here knows.
+    Unsupported,
+    Truncated,
+    Damaged,
+    TooLarge,
+    /// The decoder panicked.
+    Panicked,
+}
+
+impl Reason {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Empty => "empty",
+            Self::UnknownFormat => "unknown_format",
+            Self::Unsupported => "unsupported",
+            Self::Truncated => "truncated",
+            Self::Damaged => "damaged",
+            Self::TooLarge => "too_large",
+            Self::Panicked => "panicked",
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, text: &mut fmt::Formatter<'_>) -> fmt::Result {
+        text.pad(self.name())
+    }
+}
+
+/// What is wrong with a sample's bytes.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}: {detail}")]
+pub struct Unusable {
+    pub reason: Reason,
+    pub detail: String,
+}
+
+impl Unusable {
+    pub(super) fn damaged(detail: impl Into<String>) -> Self {
+        Self { reason: Reason::Damaged, detail: detail.into() }
+    }
+
+    pub(super) fn truncated(detail: impl Into<String>) -> Self {
+        Self { reason: Reason::Truncated, detail: detail.into() }
+    }
+}
+
+/// What is known of an image before it is decoded; sizes in pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    pub width: u32,
+    pub height: u32,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Jpeg(jpeg::Frame),
+    Other(ImageFormat),
+}
+
+/// A decoded part of an image, and where the crop lies in it. Its pixels are in [`Scratch::pixels`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Region {
+    pub width: u32,
+    pub height: u32,
+    pub crop: Crop,
+}
+
+/// Buffers that a worker uses again for every sample.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    /// `[height, width, 3]` of the last region.
+    pub pixels: Vec<u8>,
+    raw: Vec<u8>,
+}
+
+/// Sniffs the format and reads the sizes.
+///
+/// # Errors
+/// When the bytes are no image, one that ends early, or one with too many pixels.
+pub fn header(bytes: &[u8]) -> Result<Header, Unusable> {
+    if bytes.is_empty() {
+        return Err(Unusable { reason: Reason::Empty, detail: "no bytes".into() });
+    }
+    let header = if bytes.starts_with(&[0xFF, 0xD8, 0xFF]) {
+        let frame = jpeg::walk(bytes)?;
+        Header { width: frame.width, height: frame.height, kind: Kind::Jpeg(frame) }
+    } else {
+        let unknown = |_| Unusable { reason: Reason::UnknownFormat, detail: format!("begins with {}", start(bytes)) };
+        let format = image::guess_format(bytes).map_err(unknown)?;
+        let (width, height) = open(bytes, format)?.dimensions();
+        Header { width, height, kind: Kind::Other(format) }
+    };
+    let Header { width, height, .. } = header;
+    match u64::from(width) * u64::from(height) {
+        0 => Err(Unusable::damaged(format!("{width}x{height} pixels"))),
+        1..=MOST_PIXELS => Ok(header),
+        _ => Err(Unusable { reason: Reason::TooLarge, detail: format!("{width}x{height} pixels") }),
+    }
+}
+
+/// Decodes at least what `crop` needs into `scratch.pixels`. `bytes` may be overwritten.
+///
+/// # Errors
+/// When the data behind the header is damaged or ends early.
+pub fn decode(bytes: &mut Vec<u8>, header: &Header, crop: Crop, scratch: &mut Scratch) -> Result<Region, Unusable> {
+    match header.kind {
+        Kind::Jpeg(frame) => jpeg::decode(bytes, &frame, &mut scratch.pixels)?,
+        Kind::Other(format) => decode_other(bytes, format, scratch)?,
+    }
+    Ok(Region { width: header.width, height: header.height, crop })
+}
+
+fn start(bytes: &[u8]) -> String {
+    /// As many as tell most formats apart.
+    const SHOWN: usize = 8;
+    bytes.iter().take(SHOWN).map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ")
+}
+
+fn open(bytes: &[u8], format: ImageFormat) -> Result<impl ImageDecoder + '_, Unusable> {
+    let mut limits = Limits::default();
+    limits.max_alloc = Some(MOST_PIXELS * MOST_PIXEL_BYTES);
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
+    reader.limits(limits);
+    reader.into_decoder().map_err(|error| unusable(&error))
+}
+
+fn decode_other(bytes: &[u8], format: ImageFormat, scratch: &mut Scratch) -> Result<(), Unusable> {
+    let decoder = open(bytes, format)?;
+    let (kind, size) = (decoder.color_type(), decoder.total_bytes());
+    if size > MOST_PIXELS * MOST_PIXEL_BYTES {
+        return Err(Unusable { reason: Reason::TooLarge, detail: format!("{size} bytes when decoded") });
+    }
+    let Scratch { pixels, raw } = scratch;
+    let decoded = if kind == ColorType::Rgb8 { &mut *pixels } else { &mut *raw };
+    decoded.clear();
+    decoded.resize(size as usize, 0);
+    decoder.read_image(decoded).map_err(|error| unusable(&error))?;
+    to_rgb(kind, raw, pixels)
+}
+
+/// # Shapes
+/// - `raw`: `[pixels, channels]` of the given kind, in the machine's byte order
+/// - `pixels`: `[pixels, 3]`, replaced unless it holds the image already
+fn to_rgb(kind: ColorType, raw: &[u8], pixels: &mut Vec<u8>) -> Result<(), Unusable> {
+    match kind {
+        ColorType::Rgb8 => {}
+        ColorType::L8 | ColorType::La8 | ColorType::Rgba8 => fill(pixels, kind, raw.iter().copied()),
+        ColorType::L16 | ColorType::La16 | ColorType::Rgb16 | ColorType::Rgba16 => {
+            let (values, _) = raw.as_chunks::<2>();
+            fill(pixels, kind, values.iter().map(|bytes| (u16::from_ne_bytes(*bytes) >> 8) as u8));
+        }
+        ColorType::Rgb32F | ColorType::Rgba32F => {
+            let (values, _) = raw.as_chunks::<4>();
+            fill(pixels, kind, values.iter().map(|bytes| (f32::from_ne_bytes(*bytes) * 255.0).round() as u8));
+        }
+        _ => {
+            return Err(Unusable { reason: Reason::Unsupported, detail: format!("pixels of kind {kind:?}") });
+        }
+    }
+    Ok(())
+}
+
+/// Repeats grey, drops alpha.
+fn fill(pixels: &mut Vec<u8>, kind: ColorType, mut values: impl Iterator<Item = u8>) {
+    pixels.clear();
+    while let Some(first) = values.next() {
+        if kind.has_color() {
+            pixels.push(first);
+            pixels.extend(values.by_ref().take(2));
+        } else {
+            pixels.extend_from_slice(&[first; 3]);
+        }
+        if kind.has_alpha() {
+            values.next();
+        }
+    }
+}
+
+fn unusable(error: &ImageError) -> Unusable {
+    let reason = match error {
+        ImageError::Limits(_) => Reason::TooLarge,
+        ImageError::Unsupported(_) => Reason::Unsupported,
+        error if ends_early(error) => Reason::Truncated,
+        _ => Reason::Damaged,
+    };
+    Unusable { reason, detail: error.to_string() }
+}
+
+fn ends_early(error: &ImageError) -> bool {
+    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        let io = error.downcast_ref::<io::Error>();
+        if io.is_some_and(|error| error.kind() == io::ErrorKind::UnexpectedEof) {
+            return true;
+        }
+        cause = error.source();
+    }
+    matches!(error, ImageError::IoError(error) if error.kind() == io::ErrorKind::UnexpectedEof)
+}

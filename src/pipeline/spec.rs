@@ -1,0 +1,174 @@
+//! What a stream is, and what it takes: the first decides every byte, the second only how fast they come.
+
+use std::ops::Range;
+
+use serde::{Deserialize, Serialize};
+
+use super::PipelineError;
+use super::augment::AugmentConfig;
+use super::mask::MaskConfig;
+use super::read::GROUP;
+
+/// How much is done at once. Nothing here changes a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct StreamConfig {
+    /// Threads that decode.
+    pub workers: usize,
+    /// Batches that are made before they are asked for.
+    pub batches_ahead: usize,
+    /// Groups of samples that are read at once.
+    pub reads: usize,
+    /// Share of bad samples above which the stream ends, judged after the first hundred.
+    pub max_bad_share: f64,
+}
+
+/// Which samples come, and in what order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Epoch after epoch; shards are shuffled, then samples within each window of shards.
+    Shuffled { seed: u64, window: usize },
+    /// One pass over every so many-th sample as listed, for scoring: the middle of each image, unflipped. Bad samples
+    /// are left out; the last batch may be short.
+    InOrder { every: usize },
+}
+
+impl Order {
+    pub(super) fn seed(self) -> u64 {
+        match self {
+            Self::Shuffled { seed, .. } => seed,
+            Self::InOrder { .. } => 0,
+        }
+    }
+}
+
+/// Everything but the data that decides what the batches hold.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StreamSpec {
+    pub order: Order,
+    /// Samples of a batch.
+    pub batch: usize,
+    pub augment: AugmentConfig,
+    /// With the patches a side of the grid.
+    pub mask: Option<(MaskConfig, usize)>,
+}
+
+/// Sizes beyond these are slips, and their products must not overflow.
+const MOST_BATCH: usize = 1 << 20;
+const MOST_SIZE: u32 = 1 << 14;
+const MOST_GRID: usize = 1 << 10;
+const MOST_WORKERS: usize = 1 << 12;
+
+impl StreamSpec {
+    /// # Errors
+    /// When a value is out of range, or masks cannot be drawn.
+    pub fn check(&self, steps: &Range<u64>) -> Result<(), PipelineError> {
+        within("train.batch", self.batch, 1, MOST_BATCH)?;
+        within("augment.size", self.augment.size as usize, 1, MOST_SIZE as usize)?;
+        check_range("augment.crop_scale", self.augment.crop_scale, 1.0)?;
+        check_range("augment.crop_ratio", self.augment.crop_ratio, f64::MAX)?;
+        if let Order::InOrder { every } = self.order {
+            within("every", every, 1, u32::MAX as usize)?;
+        }
+        // The last position of the stream must be a number too.
+        let end = steps.end.checked_add(1).and_then(|end| end.checked_mul(self.batch as u64));
+        if end.is_none() {
+            return Err(setting("steps", steps.end, "too many for one stream"));
+        }
+        if let Some((mask, grid)) = &self.mask {
+            within("grid", *grid, 1, MOST_GRID)?;
+            mask.check(*grid)?;
+        }
+        Ok(())
+    }
+
+    /// Those of `steps` that have samples.
+    pub(super) fn steps_within(&self, steps: Range<u64>, samples: usize) -> Range<u64> {
+        let end = match self.order {
+            Order::Shuffled { .. } => steps.end,
+            Order::InOrder { every } => samples.div_ceil(every).div_ceil(self.batch) as u64,
+        };
+        steps.start..steps.end.min(end).max(steps.start)
+    }
+
+    /// How many samples the batch of a step has.
+    pub(super) fn samples_of(&self, step: u64, samples: usize) -> usize {
+        match self.order {
+            Order::Shuffled { .. } => self.batch,
+            Order::InOrder { every } => {
+                let left = (samples.div_ceil(every) as u64).saturating_sub(step * self.batch as u64);
+                self.batch.min(left as usize)
+            }
+        }
+    }
+}
+
+impl StreamConfig {
+    /// # Errors
+    /// When a value is out of range.
+    pub fn check(&self) -> Result<(), PipelineError> {
+        within("stream.workers", self.workers, 1, MOST_WORKERS)?;
+        within("stream.batches_ahead", self.batches_ahead, 1, MOST_BATCH)?;
+        within("stream.reads", self.reads, 1, MOST_WORKERS)?;
+        if !(0.0..=1.0).contains(&self.max_bad_share) {
+            return Err(setting("stream.max_bad_share", self.max_bad_share, "must lie in 0..=1"));
+        }
+        Ok(())
+    }
+
+    /// Those that are made, and one that the consumer holds.
+    pub(super) fn batches_in_flight(&self) -> usize {
+        self.batches_ahead.saturating_add(1)
+    }
+
+    /// Samples that are read and wait for a worker: enough that no worker waits for a group to come in.
+    pub(super) fn jobs_ahead(&self) -> usize {
+        /// Samples in the queue per worker.
+        const PER_WORKER: usize = 4;
+        self.workers.saturating_mul(PER_WORKER).max(GROUP)
+    }
+
+    /// Samples whose bytes are in memory: being read, waiting, or in a worker's hands.
+    pub(super) fn samples_in_flight(&self) -> usize {
+        self.reads.saturating_mul(GROUP).saturating_add(self.jobs_ahead()).saturating_add(self.workers)
+    }
+}
+
+/// The most bytes that the queues and buffers of a stream hold together, where the largest sample of the set has
+/// `largest_sample`. An image that is being decoded comes on top of that, one per worker.
+pub fn bytes_in_flight(spec: &StreamSpec, config: &StreamConfig, largest_sample: u64) -> u64 {
+    let patches = spec.mask.as_ref().map_or(0, |(mask, grid)| {
+        let blocks = mask.target_blocks.saturating_add(1);
+        grid.saturating_mul(*grid).saturating_mul(blocks).saturating_mul(size_of::<u32>())
+    });
+    let per_sample = spec.augment.view_bytes().saturating_add(patches);
+    let batches = config.batches_in_flight().saturating_mul(spec.batch).saturating_mul(per_sample);
+    let samples = (config.samples_in_flight() as u64).saturating_mul(largest_sample);
+    samples.saturating_add(batches as u64)
+}
+
+fn setting(key: &'static str, value: impl ToString, why: &'static str) -> PipelineError {
+    PipelineError::Setting { key, value: value.to_string(), why }
+}
+
+fn within(key: &'static str, value: usize, least: usize, most: usize) -> Result<(), PipelineError> {
+    if value < least {
+        Err(setting(key, value, "must be at least 1"))
+    } else if value > most {
+        Err(setting(key, value, "is larger than anything that makes sense here"))
+    } else {
+        Ok(())
+    }
+}
+
+fn check_range(key: &'static str, [low, high]: [f64; 2], most: f64) -> Result<(), PipelineError> {
+    if low > 0.0 && low <= high && high <= most {
+        Ok(())
+    } else {
+        Err(setting(
+            key,
+            format!("[{low}, {high}]"),
+            "write the lower number first, both greater than 0, a share at most 1",
+        ))
+    }
+}

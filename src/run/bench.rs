@@ -1,0 +1,197 @@
+//! How fast parts of a run are on this machine: the data path alone, the step alone, both together.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+use tokio::runtime::Handle;
+
+use super::trainer;
+use crate::config::Plan;
+use crate::pipeline::{Counts, Pipeline};
+use crate::telemetry::{Stage, StageTotals, Telemetry};
+use crate::train::Uploader;
+
+/// Batches or steps before the clock starts: caches fill, pools grow to their size, kernels are chosen.
+const WARM_UP: usize = 2;
+
+/// What a benchmark found.
+#[derive(Clone, Debug, Serialize)]
+pub struct Figures {
+    pub what: &'static str,
+    pub device: String,
+    pub seconds: f64,
+    pub batches: usize,
+    pub samples: usize,
+    pub samples_per_second: f64,
+    /// Of all threads of the process.
+    pub cpu_milliseconds_per_sample: f64,
+    pub stages: Vec<StageFigures>,
+    /// The stage that limits, where stages were at work.
+    pub bottleneck: Option<String>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct StageFigures {
+    pub stage: String,
+    pub samples: u64,
+    pub busy_seconds: f64,
+    pub starved_seconds: f64,
+    pub blocked_seconds: f64,
+}
+
+/// A stretch of time under measurement.
+struct Clock<'a> {
+    telemetry: &'a Telemetry,
+    before: Vec<(Stage, StageTotals)>,
+    start: Instant,
+    cpu: Duration,
+    limit: Duration,
+    batches: usize,
+    samples: usize,
+}
+
+impl<'a> Clock<'a> {
+    fn start(telemetry: &'a Telemetry, limit: Duration) -> Self {
+        let before = telemetry.stages();
+        Self { telemetry, before, start: Instant::now(), cpu: cpu_time(), limit, batches: 0, samples: 0 }
+    }
+
+    fn count(&mut self, samples: usize) {
+        self.batches += 1;
+        self.samples += samples;
+    }
+
+    fn is_over(&self) -> bool {
+        self.start.elapsed() >= self.limit
+    }
+
+    fn figures(self, what: &'static str, device: &str) -> Figures {
+        let (seconds, cpu) = (self.start.elapsed().as_secs_f64(), (cpu_time() - self.cpu).as_secs_f64());
+        let samples = self.samples.max(1) as f64;
+        let stages = self.telemetry.stages().into_iter().zip(&self.before).map(|((stage, now), (_, before))| {
+            let seconds = |of: fn(&StageTotals) -> Duration| of(&now).saturating_sub(of(before)).as_secs_f64();
+            StageFigures {
+                stage: stage.to_string(),
+                samples: now.samples - before.samples,
+                busy_seconds: seconds(|totals| totals.busy),
+                starved_seconds: seconds(|totals| totals.starved),
+                blocked_seconds: seconds(|totals| totals.blocked),
+            }
+        });
+        Figures {
+            what,
+            device: device.into(),
+            seconds,
+            batches: self.batches,
+            samples: self.samples,
+            samples_per_second: self.samples as f64 / seconds,
+            cpu_milliseconds_per_sample: 1e3 * cpu / samples,
+            stages: stages.filter(|stage| stage.samples > 0 || stage.busy_seconds > 0.0).collect(),
+            bottleneck: self.telemetry.bottleneck().map(|stage| stage.to_string()),
+        }
+    }
+}
+
+/// The data path alone, from shards to batches in memory.
+///
+/// # Errors
+/// When the data fail or the stream ends before the clock starts.
+pub fn data(plan: &Plan, limit: Duration, runtime: &Handle, telemetry: &Telemetry) -> Result<Figures> {
+    let mut pipeline = pipeline(plan, runtime, telemetry)?;
+    let mut next = || pipeline.next().transpose();
+    for _ in 0..WARM_UP {
+        next()?;
+    }
+    let mut clock = Clock::start(telemetry, limit);
+    while let Some(batch) = next()? {
+        clock.count(batch.samples.len());
+        if clock.is_over() {
+            break;
+        }
+    }
+    Ok(clock.figures("data", "none"))
+}
+
+/// Training steps on one batch again and again: what the device could do if data were free.
+///
+/// # Errors
+/// When the data fail or the device cannot be used.
+pub fn step(plan: &Plan, limit: Duration, runtime: &Handle, telemetry: &Telemetry) -> Result<Figures> {
+    let place = plan.config.device.open()?;
+    let mut trainer = trainer(plan, &place)?;
+    let side = plan.config.augment.size as usize;
+    let batches = Uploader::start(pipeline(plan, runtime, telemetry)?, side, plan.config.pixels, &place, telemetry);
+    let (batch, _) = { batches }.next().context("the stream holds no batch")?;
+    let batch = batch?;
+    let mut make = || trainer.step(&batch).map(|report| report.loss.into_scalar::<f32>());
+    for _ in 0..WARM_UP {
+        make();
+    }
+    // Batches of the stream are behind us: only the step's own stage counts.
+    let mut clock = Clock::start(telemetry, limit);
+    while !clock.is_over() {
+        let start = Instant::now();
+        make().context("the batch has no masks")?;
+        telemetry.stage(Stage::Train).busy(start.elapsed());
+        clock.count(batch.samples.len());
+    }
+    Ok(clock.figures("step", &place.name))
+}
+
+/// Training as it is, data path included, without checkpoints and scores.
+///
+/// # Errors
+/// When the data fail or the device cannot be used.
+pub fn train(plan: &Plan, limit: Duration, runtime: &Handle, telemetry: &Telemetry) -> Result<Figures> {
+    let place = plan.config.device.open()?;
+    let mut trainer = trainer(plan, &place)?;
+    let side = plan.config.augment.size as usize;
+    let mut batches = Uploader::start(pipeline(plan, runtime, telemetry)?, side, plan.config.pixels, &place, telemetry);
+    let mut make = || -> Result<Option<usize>> {
+        let Some((batch, _)) = batches.next() else {
+            return Ok(None);
+        };
+        let batch = batch?;
+        let report = trainer.step(&batch).context("the batch has no masks")?;
+        report.loss.into_scalar::<f32>();
+        let meter = telemetry.stage(Stage::Train);
+        meter.busy(report.took);
+        meter.samples(batch.samples.len() as u64);
+        Ok(Some(batch.samples.len()))
+    };
+    for _ in 0..WARM_UP {
+        make()?;
+    }
+    let mut clock = Clock::start(telemetry, limit);
+    while let Some(samples) = make()? {
+        clock.count(samples);
+        if clock.is_over() {
+            break;
+        }
+    }
+    Ok(clock.figures("train", &place.name))
+}
+
+/// The Plan's stream without an end.
+fn pipeline(plan: &Plan, runtime: &Handle, telemetry: &Telemetry) -> Result<Pipeline> {
+    let (set, config) = (Arc::clone(&plan.train), plan.config.stream.clone());
+    let steps = 0..u64::MAX / (plan.stream.batch as u64 + 1);
+    Ok(Pipeline::start(runtime, set, plan.stream.clone(), config, steps, Counts::default(), telemetry)?)
+}
+
+/// User and system time of this process so far.
+fn cpu_time() -> Duration {
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+    #[expect(unsafe_code, reason = "the only portable source of the CPU time of all threads")]
+    // SAFETY: getrusage fills the struct that it is given, which outlives the call; zeroes are a valid rusage.
+    let usage = unsafe {
+        libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr());
+        usage.assume_init()
+    };
+    let time = |value: libc::timeval| {
+        Duration::from_secs(value.tv_sec.unsigned_abs()) + Duration::from_micros(value.tv_usec.unsigned_abs())
+    };
+    time(usage.ru_utime) + time(usage.ru_stime)
+}

@@ -1,0 +1,268 @@
+//! Weights for and from other tools: Hugging Face's `IJepaModel` folder and the I-JEPA authors' checkpoint.
+//!
+//! A weights folder of ours holds `model.json` (the shapes) and `weights.safetensors` (`encoder.*`, and `target.*` and
+//! `predictor.*` where known). Any run folder opens like one, by its newest checkpoint.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use burn::store::{ModuleStore, PytorchStore, bridge};
+use burn::tensor::Device;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::folder;
+use crate::checkpoint::{self, read_arrays, write_arrays, write_whole};
+use crate::config::shapes;
+use crate::model::weights::{self, Array, Weights};
+use crate::model::{PredictorConfig, VitConfig, WeightInit};
+use crate::train::Trainer;
+
+const SHAPES: &str = "model.json";
+const ARRAYS: &str = "weights.safetensors";
+
+/// Weights and the shapes of what they belong to.
+#[derive(Clone, Debug)]
+pub struct Exchanged {
+    pub shapes: Shapes,
+    /// `encoder.*`, and `target.*` and `predictor.*` where known.
+    pub weights: Weights,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Shapes {
+    pub encoder: VitConfig,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub predictor: Option<PredictorConfig>,
+}
+
+impl Exchanged {
+    /// The encoder's own weights, without a prefix.
+    ///
+    /// # Errors
+    /// When there are none.
+    pub fn encoder(&self) -> Result<Weights> {
+        self.part("encoder.").context("the weights hold no encoder.*")
+    }
+
+    fn part(&self, prefix: &str) -> Option<Weights> {
+        let part = weights::take_prefix(&mut self.weights.clone(), prefix);
+        (!part.is_empty()).then_some(part)
+    }
+
+    /// Puts the weights into a trainer in place of its own.
+    ///
+    /// # Errors
+    /// When they belong to a model of another shape.
+    pub fn put_into(&self, trainer: &mut Trainer) -> Result<()> {
+        let encoder = self.encoder()?;
+        let target = self.part("target.").unwrap_or_else(|| encoder.clone());
+        Ok(trainer.begin_with(encoder, target, self.part("predictor."))?)
+    }
+}
+
+/// Opens a weights folder, or a run's newest checkpoint.
+///
+/// # Errors
+/// When the folder is neither, or damaged.
+pub fn open(path: &Path) -> Result<Exchanged> {
+    if path.join(SHAPES).exists() {
+        let shapes = read_json(&path.join(SHAPES))?;
+        return Ok(Exchanged { shapes, weights: read_arrays(&path.join(ARRAYS))? });
+    }
+    let config = folder::config_of(path)
+        .with_context(|| format!("{}: neither a run folder nor one that `saccade import` wrote", path.display()))?;
+    let (encoder, predictor) = shapes(&config)?;
+    let (found, _) = checkpoint::newest(&folder::checkpoints(path))?;
+    let Some(found) = found else { bail!("{}: the run has no whole checkpoint yet", path.display()) };
+    let mut weights = found.weights;
+    weights.retain(|name, _| !name.starts_with("moment"));
+    Ok(Exchanged { shapes: Shapes { encoder, predictor: Some(predictor) }, weights })
+}
+
+/// Reads another tool's weights: a Hugging Face folder or a checkpoint file of the I-JEPA authors.
+///
+/// # Errors
+/// When they cannot be read, or a tensor is missing, unknown or of a shape that does not fit.
+pub fn import(source: &Path, heads: Option<usize>) -> Result<Exchanged> {
+    if source.is_dir() { from_hugging_face(source) } else { from_authors(source, heads) }
+}
+
+/// # Errors
+/// When the folder cannot be written, or holds weights already.
+pub fn write(exchanged: &Exchanged, folder: &Path) -> Result<()> {
+    make_new(folder, SHAPES)?;
+    write_arrays(&folder.join(ARRAYS), &exchanged.weights)?;
+    Ok(write_whole(&folder.join(SHAPES), &serde_json::to_vec_pretty(&exchanged.shapes)?)?)
+}
+
+/// Writes a folder that `IJepaModel.from_pretrained` opens.
+///
+/// # Errors
+/// When the folder cannot be written, or holds a model already.
+pub fn export(exchanged: &Exchanged, which: Which, folder: &Path) -> Result<()> {
+    make_new(folder, "config.json")?;
+    let shape = exchanged.shapes.encoder;
+    let ours = match which {
+        Which::Target => exchanged.part("target.").map_or_else(|| exchanged.encoder(), Ok)?,
+        Which::Encoder => exchanged.encoder()?,
+    };
+    write_arrays(&folder.join("model.safetensors"), &weights::encoder_to_hugging_face(ours, &shape)?)?;
+    let config = json!({
+        "architectures": ["IJepaModel"],
+        "model_type": "ijepa",
+        "dtype": "float32",
+        "image_size": shape.image,
+        "patch_size": shape.patch,
+        "num_channels": 3,
+        "hidden_size": shape.width,
+        "num_hidden_layers": shape.depth,
+        "num_attention_heads": shape.heads,
+        "intermediate_size": shape.hidden,
+        "hidden_act": "gelu",
+        "layer_norm_eps": crate::model::attention::NORM_EPSILON,
+        "qkv_bias": true,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+    });
+    Ok(write_whole(&folder.join("config.json"), &serde_json::to_vec_pretty(&config)?)?)
+}
+
+/// Which of a run's two encoders leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Which {
+    /// The moving average, which the authors publish.
+    Target,
+    Encoder,
+}
+
+fn make_new(folder: &Path, mark: &str) -> Result<()> {
+    if folder.join(mark).exists() {
+        bail!("{}: holds a model already; choose another --out", folder.display());
+    }
+    fs::create_dir_all(folder).with_context(|| format!("{}: cannot be made; choose another --out", folder.display()))
+}
+
+fn from_hugging_face(source: &Path) -> Result<Exchanged> {
+    let path = source.join("config.json");
+    let config: Value = read_json(&path)?;
+    let number = |key: &str| {
+        let number = config[key].as_u64().filter(|&number| number > 0);
+        number
+            .map(|number| number as usize)
+            .with_context(|| format!("{}: {key} is not a positive number", path.display()))
+    };
+    let encoder = VitConfig {
+        image: number("image_size")?,
+        patch: number("patch_size")?,
+        width: number("hidden_size")?,
+        depth: number("num_hidden_layers")?,
+        heads: number("num_attention_heads")?,
+        hidden: number("intermediate_size")?,
+    };
+    let same_as_ours = [
+        ("model_type", json!("ijepa")),
+        ("hidden_act", json!("gelu")),
+        ("qkv_bias", json!(true)),
+        ("num_channels", json!(3)),
+        ("layer_norm_eps", json!(crate::model::attention::NORM_EPSILON)),
+    ];
+    for (key, ours) in same_as_ours {
+        if config[key] != ours {
+            bail!("{}: {key} is {}, only {ours} can be imported", path.display(), config[key]);
+        }
+    }
+    let theirs = read_arrays(&source.join("model.safetensors"))?;
+    let ours = weights::encoder_from_hugging_face(theirs, &encoder)?;
+    checked(Exchanged { shapes: Shapes { encoder, predictor: None }, weights: weights::with_prefix(ours, "encoder.") })
+}
+
+fn from_authors(source: &Path, heads: Option<usize>) -> Result<Exchanged> {
+    let encoder = authors_part(source, "encoder")?;
+    let target = authors_part(source, "target_encoder")?;
+    let predictor = authors_part(source, "predictor")?;
+    let shapes = authors_shapes(&encoder, &predictor, heads).with_context(|| source.display().to_string())?;
+    let mut weights = weights::with_prefix(weights::encoder_from_authors(encoder)?, "encoder.");
+    weights.extend(weights::with_prefix(weights::encoder_from_authors(target)?, "target."));
+    weights.extend(weights::with_prefix(weights::predictor_from_authors(predictor)?, "predictor."));
+    checked(Exchanged { shapes, weights })
+}
+
+/// One state dictionary of the authors' checkpoint, less the `module.` that their data-parallel wrapper adds.
+fn authors_part(source: &Path, part: &str) -> Result<Weights> {
+    let mut store = PytorchStore::from_file(source).with_top_level_key(part).map_indices_contiguous(false);
+    let failed =
+        |error: &dyn std::fmt::Display| anyhow::anyhow!("{}: {part} cannot be read: {error}", source.display());
+    let tensors = store.get_all_tensors().map_err(|error| failed(&error))?;
+    let mut weights = Weights::new();
+    for (name, tensor) in tensors {
+        let data = bridge::to_data(tensor).map_err(|error| failed(&error))?;
+        let values = data.convert::<f32>().try_to_vec::<f32>().map_err(|error| failed(&format!("{error:?}")))?;
+        let name = name.strip_prefix("module.").unwrap_or(name).to_string();
+        weights.insert(name, Array { shape: tensor.shape.to_vec(), values });
+    }
+    Ok(weights)
+}
+
+/// Reads the shapes off the tensors; the number of heads leaves no trace in them.
+fn authors_shapes(encoder: &Weights, predictor: &Weights, heads: Option<usize>) -> Result<Shapes> {
+    let shape = |weights: &Weights, name: &str, rank: usize| {
+        let shape = weights.get(name).map(|array| array.shape.clone()).filter(|shape| shape.len() == rank);
+        shape.with_context(|| format!("{name} is missing or has another rank than {rank}"))
+    };
+    let blocks = |weights: &Weights, suffix: &str| weights.keys().filter(|name| name.ends_with(suffix)).count();
+    let [width, _, patch, _] = shape(encoder, "patch_embed.proj.weight", 4)?[..] else { bail!("no patch embedding") };
+    let patches = shape(encoder, "pos_embed", 3)?[1];
+    let heads = match heads {
+        Some(heads) => heads,
+        None => usual_heads(width).with_context(|| {
+            format!("no usual size is {width} wide, so the number of heads must be given: --heads N")
+        })?,
+    };
+    let narrow = shape(predictor, "predictor_embed.weight", 2)?[0];
+    Ok(Shapes {
+        encoder: VitConfig {
+            image: patches.isqrt() * patch,
+            patch,
+            width,
+            depth: blocks(encoder, "norm1.bias"),
+            heads,
+            hidden: shape(encoder, "blocks.0.mlp.fc1.weight", 2)?[0],
+        },
+        predictor: Some(PredictorConfig {
+            width: narrow,
+            depth: blocks(predictor, "norm1.bias"),
+            heads,
+            hidden: shape(predictor, "predictor_blocks.0.mlp.fc1.weight", 2)?[0],
+        }),
+    })
+}
+
+fn usual_heads(width: usize) -> Option<usize> {
+    use crate::model::VitSize::{Base, Giant, Huge, Large, Small, Tiny};
+    let sizes = [Tiny, Small, Base, Large, Huge, Giant].map(|size| VitConfig::sized(size, 16, 16));
+    sizes.into_iter().find(|size| size.width == width).map(|size| size.heads)
+}
+
+/// Accounts for every tensor by putting all of them into models of the said shapes.
+fn checked(exchanged: Exchanged) -> Result<Exchanged> {
+    let Shapes { encoder, predictor } = exchanged.shapes;
+    crate::config::check_vit(&encoder)?;
+    let (device, mut init) = (Device::flex(), WeightInit::new(0));
+    let mut model = encoder.init(&mut init, &device);
+    weights::apply(&mut model, exchanged.encoder()?)?;
+    if let Some(target) = exchanged.part("target.") {
+        weights::apply(&mut model, target)?;
+    }
+    if let (Some(config), Some(part)) = (predictor, exchanged.part("predictor.")) {
+        weights::apply(&mut config.init(encoder.grid(), encoder.width, &mut init, &device), part)?;
+    }
+    Ok(exchanged)
+}
+
+fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
+    let bytes = fs::read(path).with_context(|| format!("{}: cannot be read", path.display()))?;
+    serde_json::from_slice(&bytes).with_context(|| format!("{}: not what it should be", path.display()))
+}

@@ -1,0 +1,207 @@
+//! The files of a run: what was asked, what was done step by step, what was left out, what it scored.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::StepLine;
+use super::score::{Baselines, Scores};
+use crate::checkpoint::write_whole;
+use crate::config::{Plan, RunConfig};
+use crate::pipeline::Quarantined;
+
+const PIPELINE: &str = "pipeline.toml";
+const PLAN: &str = "plan.json";
+const STEPS: &str = "steps.jsonl";
+const QUARANTINE: &str = "quarantine.jsonl";
+const SCORES: &str = "scores.json";
+const BAD_STEP: &str = "bad-step.json";
+
+/// A run's folder and its open files.
+pub struct RunFolder {
+    path: PathBuf,
+    steps: File,
+    quarantine: File,
+}
+
+/// What `plan.json` holds.
+#[derive(Serialize, Deserialize)]
+struct Planned {
+    version: String,
+    config: RunConfig,
+    derived: Value,
+}
+
+impl RunFolder {
+    /// Makes the folder of a new run and notes what it will do; `source` is the pipeline file.
+    ///
+    /// # Errors
+    /// When the folder holds a run already or cannot be written.
+    pub fn create(path: &Path, source: &Path, plan: &Plan) -> Result<Self> {
+        if path.join(PLAN).exists() {
+            bail!("{}: holds a run already; go on with --resume {0} or choose another --out", path.display());
+        }
+        fs::create_dir_all(path)
+            .with_context(|| format!("{}: cannot be made; choose another --out", path.display()))?;
+        let text = fs::read(source).with_context(|| format!("{}: cannot be read", source.display()))?;
+        write_whole(&path.join(PIPELINE), &text)?;
+        let version = env!("CARGO_PKG_VERSION").into();
+        let planned = Planned { version, config: plan.config.clone(), derived: derived(plan) };
+        write_whole(&path.join(PLAN), &serde_json::to_vec_pretty(&planned)?)?;
+        Self::open(path)
+    }
+
+    /// # Errors
+    /// When the folder's files cannot be written.
+    pub fn open(path: &Path) -> Result<Self> {
+        let append = |name: &str| {
+            let path = path.join(name);
+            let file = OpenOptions::new().create(true).append(true).open(&path);
+            file.with_context(|| format!("{}: cannot be written", path.display()))
+        };
+        Ok(Self { steps: append(STEPS)?, quarantine: append(QUARANTINE)?, path: path.to_path_buf() })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn checkpoints(&self) -> PathBuf {
+        checkpoints(&self.path)
+    }
+
+    /// Cuts the records back to the steps before `step`, which will be made again.
+    ///
+    /// # Errors
+    /// When a file cannot be read or written.
+    pub fn cut(&self, step: u64) -> Result<()> {
+        for name in [STEPS, QUARANTINE] {
+            let path = self.path.join(name);
+            let text = fs::read_to_string(&path).with_context(|| format!("{}: cannot be read", path.display()))?;
+            let step_of = |line: &str| serde_json::from_str::<Value>(line).ok().and_then(|line| line["step"].as_u64());
+            // A line that does not parse was being written when the run was killed.
+            let kept = text.split_inclusive('\n').filter(|line| step_of(line).is_some_and(|number| number < step));
+            let kept: String = kept.collect();
+            if kept.len() < text.len() {
+                // Cut in place: the file stays open for appending.
+                let file = OpenOptions::new().write(true).truncate(true).open(&path);
+                file.and_then(|mut file| file.write_all(kept.as_bytes()).and_then(|()| file.sync_all()))
+                    .with_context(|| format!("{}: cannot be written", path.display()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// # Errors
+    /// When the line cannot be written, as on a full disk.
+    pub fn step(&self, line: &StepLine) -> Result<()> {
+        append(&self.steps, line).with_context(|| format!("{}: cannot be written", self.path.join(STEPS).display()))
+    }
+
+    /// # Errors
+    /// When a line cannot be written.
+    pub fn quarantine(&self, samples: &[Quarantined]) -> Result<()> {
+        for sample in samples {
+            let written = append(&self.quarantine, sample);
+            written.with_context(|| format!("{}: cannot be written", self.path.join(QUARANTINE).display()))?;
+        }
+        Ok(())
+    }
+
+    /// Notes the batch whose loss was not a number.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn bad_step(&self, line: &StepLine, keys: &[&str]) -> Result<PathBuf> {
+        let path = self.path.join(BAD_STEP);
+        let text = json!({ "step": line.step, "loss": line.loss.to_string(), "gradient_norm": line.gradient_norm.to_string(), "keys": keys });
+        write_whole(&path, &serde_json::to_vec_pretty(&text)?)?;
+        Ok(path)
+    }
+
+    /// Adds scores to the run's list, in place of any of the same step.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written.
+    pub fn scores(&self, scores: &Scores) -> Result<()> {
+        let mut all = self.all_scores()?;
+        all.retain(|earlier| earlier.step < scores.step);
+        all.push(scores.clone());
+        Ok(write_whole(&self.path.join(SCORES), &serde_json::to_vec_pretty(&all)?)?)
+    }
+
+    /// The scores that do not change during the run, if they were taken already.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn baselines(&self) -> Result<Option<Baselines>> {
+        Ok(self.all_scores()?.last().map(|scores| scores.baselines))
+    }
+
+    fn all_scores(&self) -> Result<Vec<Scores>> {
+        let path = self.path.join(SCORES);
+        if !path.exists() {
+            return Ok(Vec::new());
+        }
+        let bytes = fs::read(&path).with_context(|| format!("{}: cannot be read", path.display()))?;
+        serde_json::from_slice(&bytes).with_context(|| format!("{}: damaged; remove it", path.display()))
+    }
+}
+
+/// The configuration of a run that was begun, changes of `--set` included.
+///
+/// # Errors
+/// When the folder holds no run.
+pub fn config_of(path: &Path) -> Result<RunConfig> {
+    let file = path.join(PLAN);
+    let bytes = fs::read(&file).with_context(|| format!("{}: holds no run ({PLAN} cannot be read)", path.display()))?;
+    let planned: Planned = serde_json::from_slice(&bytes).with_context(|| format!("{}: damaged", file.display()))?;
+    Ok(planned.config)
+}
+
+/// Tries to write where the run's folder would be; nothing is left there.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn check_writable(path: &Path) -> Result<()> {
+    let there = path.ancestors().find(|ancestor| ancestor.is_dir()).unwrap_or(Path::new("."));
+    let probe = there.join(format!(".saccade-{}", std::process::id()));
+    let tried = File::create(&probe).and_then(|_| fs::remove_file(&probe));
+    tried.with_context(|| format!("{}: cannot be written; choose another --out", path.display()))
+}
+
+pub fn checkpoints(run: &Path) -> PathBuf {
+    run.join("checkpoints")
+}
+
+/// What follows from a configuration and its data, for people and programs to read.
+pub fn derived(plan: &Plan) -> Value {
+    json!({
+        "grid": plan.encoder.grid(),
+        "encoder": plan.encoder,
+        "predictor": plan.predictor,
+        "encoder_parameters": plan.encoder_parameters,
+        "predictor_parameters": plan.predictor_parameters,
+        "train_samples": plan.train.len(),
+        "train_shards": plan.train.shards().len(),
+        "validation_samples": plan.validation.as_ref().map(|set| set.len()),
+        "batch": plan.config.train.batch,
+        "steps": plan.steps,
+        "warmup_steps": plan.step.schedules.warmup_steps,
+        "stops": plan.stops.len(),
+        "bytes_in_flight": plan.bytes_in_flight,
+        "checkpoint_bytes": plan.checkpoint_bytes(),
+        "disk_bytes": plan.disk_bytes(),
+    })
+}
+
+/// One write per line, so that a killed run leaves at most one line unfinished.
+fn append(mut file: &File, line: &impl Serialize) -> Result<()> {
+    let mut text = serde_json::to_vec(line)?;
+    text.push(b'\n');
+    Ok(file.write_all(&text)?)
+}

@@ -1,0 +1,125 @@
+//! The kNN score of the frozen target encoder, beside the same score before training and of raw pixels.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use burn::tensor::Tensor;
+use serde::{Deserialize, Serialize};
+use tokio::runtime::Handle;
+
+use crate::config::{Plan, ScoreConfig};
+use crate::eval::features::{Features, extract, pixels, pooled};
+use crate::eval::knn::{Nearness, accuracy, standardise};
+use crate::model::{Vit, WeightInit, weights};
+use crate::pipeline::{Counts, Pipeline};
+use crate::shard::ShardSet;
+use crate::telemetry::Telemetry;
+use crate::train::Uploader;
+use crate::train::device::Placement;
+
+/// Raw pixels are compared at no more than this many a side: more is noise to a neighbour search, and does not fit.
+const MOST_RAW_SIDE: u32 = 32;
+
+/// Scores after some steps of a run: shares in `0..=1`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Scores {
+    pub step: u64,
+    pub k: usize,
+    pub train_samples: usize,
+    pub validation_samples: usize,
+    /// Of the target encoder, features averaged over patches, standardised on the training split, cosine.
+    pub knn: f64,
+    #[serde(flatten)]
+    pub baselines: Baselines,
+}
+
+/// Scores that training does not change.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Baselines {
+    pub knn_before_training: f64,
+    pub knn_raw_pixels: f64,
+}
+
+impl Scores {
+    /// The scores by the names of their metric's label.
+    pub fn named(&self) -> [(&'static str, f64); 3] {
+        let Baselines { knn_before_training, knn_raw_pixels } = self.baselines;
+        [("knn", self.knn), ("knn_before_training", knn_before_training), ("knn_raw_pixels", knn_raw_pixels)]
+    }
+}
+
+/// Scores an encoder on the validation shards; `known` saves taking the unchanging scores again.
+///
+/// # Errors
+/// When the data fail, or the Plan has no validation shards.
+pub fn scores(
+    plan: &Plan,
+    step: u64,
+    encoder: &Vit,
+    known: Option<Baselines>,
+    place: &Placement,
+    runtime: &Handle,
+) -> Result<Scores> {
+    let (Some(config), Some(validation)) = (&plan.config.score, &plan.validation) else {
+        anyhow::bail!("a score needs [score] and data.validation in the pipeline file");
+    };
+    let scorer = Scorer { plan, config, validation, place, runtime };
+    let (knn, train_samples, validation_samples) = scorer.encoder(encoder)?;
+    let baselines = match known {
+        Some(baselines) => baselines,
+        None => Baselines {
+            knn_before_training: scorer.encoder(&encoder_before_training(plan, place)?)?.0,
+            knn_raw_pixels: scorer.knn(plan.config.augment.size.min(MOST_RAW_SIDE), &pixels)?.0,
+        },
+    };
+    Ok(Scores { step, k: config.k, train_samples, validation_samples, knn, baselines })
+}
+
+/// The encoder that the run began with: drawn again from the seed, or imported again.
+fn encoder_before_training(plan: &Plan, place: &Placement) -> Result<Vit> {
+    let mut encoder = plan.encoder.init(&mut WeightInit::new(plan.config.seed), &place.device);
+    if let Some(path) = &plan.config.encoder.weights {
+        weights::apply(&mut encoder, super::exchange::open(path)?.encoder()?)?;
+    }
+    Ok(encoder)
+}
+
+struct Scorer<'a> {
+    plan: &'a Plan,
+    config: &'a ScoreConfig,
+    validation: &'a Arc<ShardSet>,
+    place: &'a Placement,
+    runtime: &'a Handle,
+}
+
+impl Scorer<'_> {
+    fn encoder(&self, encoder: &Vit) -> Result<(f64, usize, usize)> {
+        self.knn(self.plan.config.augment.size, &|images| pooled(encoder, images))
+    }
+
+    /// The score, and the samples of both splits.
+    fn knn(&self, side: u32, encode: &dyn Fn(Tensor<4>) -> Tensor<2>) -> Result<(f64, usize, usize)> {
+        let mut train = self.features(&self.plan.train, self.config.train_samples, side, encode)?;
+        let mut held_out = self.features(self.validation, None, side, encode)?;
+        standardise(&mut train, &mut held_out);
+        let score = accuracy(&train, &held_out, self.config.k, Nearness::Cosine, &self.place.device);
+        Ok((score, train.len(), held_out.len()))
+    }
+
+    fn features(
+        &self,
+        set: &Arc<ShardSet>,
+        most: Option<usize>,
+        side: u32,
+        encode: &dyn Fn(Tensor<4>) -> Tensor<2>,
+    ) -> Result<Features> {
+        let spec = self.plan.scoring(side, set.len(), most);
+        let steps = 0..(set.len() as u64).div_ceil(spec.batch as u64);
+        // Its stages are not those of the training stream, whose metrics they would blur.
+        let apart = Telemetry::new("score");
+        let stream = self.plan.config.stream.clone();
+        let pipeline = Pipeline::start(self.runtime, Arc::clone(set), spec, stream, steps, Counts::default(), &apart)?;
+        let batches = Uploader::start(pipeline, side as usize, self.plan.config.pixels, self.place, &apart);
+        Ok(extract(batches, encode)?)
+    }
+}

@@ -1,0 +1,85 @@
+//! Open shards: a bounded number of file descriptors, shared by all readers.
+//!
+//! A file is handed out only while it is the one that was indexed: same size, same time, still in its folder.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::index::Stamp;
+
+/// Leaves room for sockets and devices under the smallest limit in use (256 descriptors, macOS).
+const MOST_OPEN: usize = 96;
+
+#[derive(Debug, Default)]
+pub struct OpenFiles {
+    open: Mutex<Slots>,
+}
+
+#[derive(Debug, Default)]
+struct Slots {
+    by_shard: HashMap<usize, Slot>,
+    requests: u64,
+}
+
+#[derive(Debug)]
+struct Slot {
+    file: Arc<File>,
+    last_request: u64,
+}
+
+/// Whether `file` still has the size and time of `stamp` and a name in some folder.
+pub fn is_same(file: &File, stamp: Stamp) -> io::Result<bool> {
+    let metadata = file.metadata()?;
+    Ok(Stamp::of(&metadata) == stamp && metadata.nlink() > 0)
+}
+
+impl OpenFiles {
+    /// The open file of a shard, opened now if it is not.
+    pub fn get(&self, shard: usize, path: &Path) -> io::Result<Arc<File>> {
+        if let Some(file) = self.lock().find(shard) {
+            return Ok(file);
+        }
+        // The lock is not held while opening, which may wait for a network.
+        let opened = File::open(path).or_else(|cause| {
+            let exhausted = matches!(cause.raw_os_error(), Some(libc::EMFILE | libc::ENFILE));
+            if !exhausted {
+                return Err(cause);
+            }
+            self.lock().by_shard.clear();
+            File::open(path)
+        });
+        let file = Arc::new(opened?);
+        self.lock().put(shard, &file);
+        Ok(file)
+    }
+
+    pub fn forget(&self, shard: usize) {
+        self.lock().by_shard.remove(&shard);
+    }
+
+    /// No panic happens while the lock is held, so a poisoned lock guards sound slots.
+    fn lock(&self) -> MutexGuard<'_, Slots> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Slots {
+    fn find(&mut self, shard: usize) -> Option<Arc<File>> {
+        self.requests += 1;
+        let slot = self.by_shard.get_mut(&shard)?;
+        slot.last_request = self.requests;
+        Some(Arc::clone(&slot.file))
+    }
+
+    fn put(&mut self, shard: usize, file: &Arc<File>) {
+        if self.by_shard.len() >= MOST_OPEN {
+            let oldest = self.by_shard.iter().min_by_key(|(_, slot)| slot.last_request).map(|(shard, _)| *shard);
+            oldest.map(|shard| self.by_shard.remove(&shard));
+        }
+        self.by_shard.insert(shard, Slot { file: Arc::clone(file), last_request: self.requests });
+    }
+}

@@ -1,0 +1,292 @@
+//! Shards, listed → numbered samples, and the bytes of each.
+//!
+//! A set is immutable and shared by all threads. Samples are numbered over all shards in the order listed; those that
+//! cannot be used have no number and are complained about.
+
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+use super::files::{OpenFiles, is_same};
+use super::index::{Cache, Index, Stamp, hex};
+use super::table::{Label, Member, Sample};
+use super::{ReadError, ShardError, expand, in_parallel};
+
+/// The largest JPEG that its format allows (65,535 pixels a side) stays below this; a larger image is a slip.
+const MOST_IMAGE_BYTES: u64 = 1 << 30;
+
+/// Shards and the places of their samples.
+#[derive(Debug)]
+pub struct ShardSet {
+    shards: Vec<Shard>,
+    complaints: Vec<Complaint>,
+    files: OpenFiles,
+}
+
+/// One shard of a set: the samples that can be used.
+#[derive(Debug)]
+pub struct Shard {
+    path: Arc<Path>,
+    stamp: Stamp,
+    first: u32,
+    keys: String,
+    rows: Vec<Row>,
+}
+
+/// A key begins where the one of the row before ends, in the shard's one string of keys.
+#[derive(Debug)]
+struct Row {
+    offset: u64,
+    length: u64,
+    key_end: usize,
+    label: Option<u32>,
+}
+
+/// Where one sample's image lies; `offset` and `length` in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SampleRef<'a> {
+    pub key: &'a str,
+    pub shard: &'a Path,
+    pub shard_number: usize,
+    pub offset: u64,
+    pub length: u64,
+    pub label: Option<u32>,
+}
+
+/// What is wrong with a sample.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    NoImage,
+    NoLabel,
+    BadLabel,
+    HugeImage,
+}
+
+/// A sample that lacks something, and whether the set does without it for that reason.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}: sample `{key}`: {why}", .shard.display())]
+pub struct Complaint {
+    pub shard: Arc<Path>,
+    pub key: String,
+    pub why: Why,
+    pub left_out: bool,
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, text: &mut fmt::Formatter<'_>) -> fmt::Result {
+        text.write_str(match self {
+            Self::NoImage => "no image",
+            Self::NoLabel => "no label",
+            Self::BadLabel => "its label is no unsigned 32-bit number",
+            Self::HugeImage => "its image claims more than 1 GiB",
+        })
+    }
+}
+
+impl ShardSet {
+    /// Opens the shards that `patterns` stand for, indexing those that have no current index.
+    ///
+    /// # Errors
+    /// Patterns that stand for nothing, a shard that is damaged or cannot be opened, and a set without any sample.
+    pub fn open(patterns: &[String], need_labels: bool) -> Result<Self, ShardError> {
+        Self::open_with(patterns, need_labels, &Cache::from_env())
+    }
+
+    /// Like [`ShardSet::open`], with the cache folder given.
+    ///
+    /// # Errors
+    /// As [`ShardSet::open`].
+    pub fn open_with(patterns: &[String], need_labels: bool, cache: &Cache) -> Result<Self, ShardError> {
+        let paths = expand(patterns)?;
+        let opened = in_parallel(&paths, |path| {
+            let index = Index::open(path, cache)?;
+            Ok(Shard::of(path, &index, need_labels))
+        })?;
+        let mut set =
+            Self { shards: Vec::with_capacity(paths.len()), complaints: Vec::new(), files: OpenFiles::default() };
+        for (mut shard, complaints) in opened {
+            shard.first = set.count();
+            if u32::try_from(shard.len()).ok().and_then(|len| shard.first.checked_add(len)).is_none() {
+                return Err(ShardError::TooManySamples { path: shard.path.to_path_buf(), most: u32::MAX });
+            }
+            set.shards.push(shard);
+            set.complaints.extend(complaints);
+        }
+        if set.is_empty() {
+            return Err(ShardError::NoSamples { shards: paths.len(), first: set.complaints.into_iter().next() });
+        }
+        Ok(set)
+    }
+
+    pub fn len(&self) -> usize {
+        self.count() as usize
+    }
+
+    /// Never true of a set that [`ShardSet::open`] returned.
+    pub fn is_empty(&self) -> bool {
+        self.count() == 0
+    }
+
+    pub fn shards(&self) -> &[Shard] {
+        &self.shards
+    }
+
+    /// The samples that were left out, and those kept although their label is a bad one.
+    pub fn complaints(&self) -> &[Complaint] {
+        &self.complaints
+    }
+
+    /// # Panics
+    /// When `number` is not below [`ShardSet::len`].
+    pub fn sample(&self, number: u32) -> SampleRef<'_> {
+        let shard_number = self.shards.partition_point(|shard| shard.first <= number) - 1;
+        let shard = &self.shards[shard_number];
+        shard.sample((number - shard.first) as usize, shard_number)
+    }
+
+    /// Puts the bytes of a sample's image into `into`, whose content is replaced.
+    ///
+    /// # Errors
+    /// A shard that is gone, was changed or replaced since the set was opened, or cannot be read.
+    ///
+    /// # Panics
+    /// When `number` is not below [`ShardSet::len`].
+    pub fn read(&self, number: u32, into: &mut Vec<u8>) -> Result<(), ReadError> {
+        let sample = self.sample(number);
+        into.clear();
+        into.resize(sample.length as usize, 0);
+        match self.try_read(&sample, into) {
+            Ok(true) => Ok(()),
+            // The open file may be another one than its name stands for by now; that one decides.
+            _ => {
+                self.files.forget(sample.shard_number);
+                match self.try_read(&sample, into) {
+                    Ok(true) => Ok(()),
+                    Ok(false) => Err(ReadError::Changed { path: sample.shard.to_owned() }),
+                    Err(source) => Err(self.read_error(&sample, source)),
+                }
+            }
+        }
+    }
+
+    /// SHA-256, in hex, over each shard's file name and size and each sample's key, label and place.
+    pub fn fingerprint(&self) -> String {
+        let mut digest = Sha256::new();
+        for shard in &self.shards {
+            let name = shard.path.file_name().unwrap_or_default().as_encoded_bytes();
+            for number in [name.len() as u64, shard.stamp.size, shard.len() as u64, shard.keys.len() as u64] {
+                digest.update(number.to_le_bytes());
+            }
+            digest.update(name);
+            digest.update(shard.keys.as_bytes());
+            for row in &shard.rows {
+                // A label is 32 bits wide, so that none is a number of its own.
+                let label = row.label.map_or(u64::MAX, u64::from);
+                for number in [row.key_end as u64, row.offset, row.length, label] {
+                    digest.update(number.to_le_bytes());
+                }
+            }
+        }
+        hex(&digest.finalize())
+    }
+
+    fn count(&self) -> u32 {
+        self.shards.last().map_or(0, |shard| shard.first + shard.rows.len() as u32)
+    }
+
+    /// Whether the bytes are those of the shard that was indexed; asked after reading, so that no change slips through.
+    fn try_read(&self, sample: &SampleRef<'_>, into: &mut [u8]) -> io::Result<bool> {
+        let file: Arc<File> = self.files.get(sample.shard_number, sample.shard)?;
+        let read = file.read_exact_at(into, sample.offset);
+        if !is_same(&file, self.shards[sample.shard_number].stamp)? {
+            return Ok(false);
+        }
+        read.map(|()| true)
+    }
+
+    fn read_error(&self, sample: &SampleRef<'_>, source: io::Error) -> ReadError {
+        let (path, key) = (sample.shard.to_owned(), sample.key.to_owned());
+        match source.kind() {
+            io::ErrorKind::NotFound => ReadError::Gone { path },
+            _ => ReadError::Io { path, key, source },
+        }
+    }
+}
+
+impl Shard {
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// How many of its samples can be used.
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// The number of its first sample in the set.
+    pub fn first(&self) -> u32 {
+        self.first
+    }
+
+    /// The size of its file.
+    pub fn bytes(&self) -> u64 {
+        self.stamp.size
+    }
+
+    fn of(path: &Path, index: &Index, need_labels: bool) -> (Self, Vec<Complaint>) {
+        let path: Arc<Path> = Arc::from(path);
+        let mut complaints = Vec::new();
+        let mut shard = Self { path, stamp: index.stamp, first: 0, keys: String::new(), rows: Vec::new() };
+        for sample in index.table.samples() {
+            let (image, why) = judge(&sample, need_labels);
+            if let Some(why) = why {
+                let (shard, key) = (Arc::clone(&shard.path), sample.key.to_owned());
+                complaints.push(Complaint { shard, key, why, left_out: image.is_none() });
+            }
+            if let Some(Member { offset, length, .. }) = image {
+                shard.keys.push_str(sample.key);
+                let label = if let Label::Known(number) = sample.label { Some(number) } else { None };
+                shard.rows.push(Row { offset, length, key_end: shard.keys.len(), label });
+            }
+        }
+        shard.keys.shrink_to_fit();
+        shard.rows.shrink_to_fit();
+        (shard, complaints)
+    }
+
+    fn sample(&self, place: usize, shard_number: usize) -> SampleRef<'_> {
+        let row = &self.rows[place];
+        let start = place.checked_sub(1).map_or(0, |before| self.rows[before].key_end);
+        SampleRef {
+            key: &self.keys[start..row.key_end],
+            shard: &self.path,
+            shard_number,
+            offset: row.offset,
+            length: row.length,
+            label: row.label,
+        }
+    }
+}
+
+/// The image, if the sample can be used, and what is to be complained about either way.
+fn judge<'t>(sample: &Sample<'t>, need_labels: bool) -> (Option<Member<'t>>, Option<Why>) {
+    let Some(image) = sample.image() else {
+        return (None, Some(Why::NoImage));
+    };
+    match sample.label {
+        _ if image.length > MOST_IMAGE_BYTES => (None, Some(Why::HugeImage)),
+        Label::None if need_labels => (None, Some(Why::NoLabel)),
+        Label::Bad if need_labels => (None, Some(Why::BadLabel)),
+        Label::Bad => (Some(image), Some(Why::BadLabel)),
+        _ => (Some(image), None),
+    }
+}

@@ -1,0 +1,222 @@
+//! What we measure: stages, queues, training and the machine, and the door through which Prometheus reads it.
+//!
+//! Comes in: durations, counts and values from every other module. Goes out: the text of `/metrics`, and the name of
+//! the stage that limits. [`Telemetry`] is made once per process and handed down; there are no globals but the log.
+
+pub mod bottleneck;
+pub mod catalogue;
+mod exporter;
+mod histogram;
+pub mod log;
+mod machine;
+pub mod server;
+mod stage;
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+pub use stage::{Queue, QueueMeter, Stage, StageMeter, StageTotals};
+
+use bottleneck::Window;
+use exporter::{Exporter, Series, Value};
+use histogram::Histogram;
+use machine::Machine;
+
+/// Where a run is watched.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct TelemetryConfig {
+    /// Where `/metrics` is served, for example `127.0.0.1:9400`; port 0 takes a free one. Nowhere if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<SocketAddr>,
+}
+
+/// Why the telemetry cannot start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    #[error("telemetry address {address}: the port is in use, choose another or end the process that listens there")]
+    PortInUse { address: SocketAddr },
+    #[error("telemetry address {address}: cannot listen")]
+    Listen { address: SocketAddr, source: std::io::Error },
+    #[error("telemetry address {address}: stopped serving")]
+    Serve { address: SocketAddr, source: std::io::Error },
+    #[error("RUST_LOG: not a log filter, write for example `info` or `saccade=debug`")]
+    LogFilter(#[from] tracing_subscriber::filter::FromEnvError),
+    #[error("log: started already")]
+    LogStarted,
+}
+
+/// A value that the trainer sets and that has no label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Gauge {
+    Loss,
+    LearningRate,
+    WeightDecay,
+    EmaDecay,
+    GradientNorm,
+    SamplesPerSecond,
+    Epoch,
+    Step,
+    StepsPlanned,
+    BytesInFlightLimit,
+}
+
+impl Gauge {
+    pub const ALL: [Gauge; 10] = [
+        Gauge::Loss,
+        Gauge::LearningRate,
+        Gauge::WeightDecay,
+        Gauge::EmaDecay,
+        Gauge::GradientNorm,
+        Gauge::SamplesPerSecond,
+        Gauge::Epoch,
+        Gauge::Step,
+        Gauge::StepsPlanned,
+        Gauge::BytesInFlightLimit,
+    ];
+
+    const fn metric(self) -> &'static catalogue::Metric {
+        match self {
+            Gauge::Loss => &catalogue::LOSS,
+            Gauge::LearningRate => &catalogue::LEARNING_RATE,
+            Gauge::WeightDecay => &catalogue::WEIGHT_DECAY,
+            Gauge::EmaDecay => &catalogue::EMA_DECAY,
+            Gauge::GradientNorm => &catalogue::GRADIENT_NORM,
+            Gauge::SamplesPerSecond => &catalogue::SAMPLES_PER_SECOND,
+            Gauge::Epoch => &catalogue::EPOCH,
+            Gauge::Step => &catalogue::STEP,
+            Gauge::StepsPlanned => &catalogue::STEPS_PLANNED,
+            Gauge::BytesInFlightLimit => &catalogue::BYTES_IN_FLIGHT_LIMIT,
+        }
+    }
+}
+
+/// All the measurements of one process; clones share them.
+#[derive(Clone)]
+pub struct Telemetry(Arc<Shared>);
+
+struct Shared {
+    exporter: Arc<Exporter>,
+    stages: [StageMeter; Stage::ALL.len()],
+    queues: [QueueMeter; Queue::ALL.len()],
+    gauges: [metrics::Gauge; Gauge::ALL.len()],
+    limits: [metrics::Gauge; Stage::ALL.len()],
+    step_seconds: Histogram,
+    data_wait_nanoseconds: AtomicU64,
+    machine: Machine,
+    window: Mutex<Window>,
+}
+
+impl Telemetry {
+    /// Makes every series that is known beforehand, at 0. `run` is the run's name, a label of `saccade_run_info`.
+    pub fn new(run: &str) -> Self {
+        let exporter = Arc::new(Exporter::new());
+        exporter.gauge(&catalogue::BUILD_INFO, &[env!("CARGO_PKG_VERSION")]).set(1.0);
+        exporter.gauge(&catalogue::RUN_INFO, &[run]).set(1.0);
+        let stages = Stage::ALL.map(|stage| StageMeter::new(stage, Arc::clone(&exporter)));
+        let window = Window::new(Instant::now(), totals(&stages));
+        Self(Arc::new(Shared {
+            stages,
+            queues: Queue::ALL.map(|queue| QueueMeter::new(queue, &exporter)),
+            gauges: Gauge::ALL.map(|gauge| exporter.gauge(gauge.metric(), &[])),
+            limits: Stage::ALL.map(|stage| exporter.gauge(&catalogue::BOTTLENECK, &[stage.name()])),
+            step_seconds: Histogram::new(&catalogue::STEP_DURATION),
+            data_wait_nanoseconds: AtomicU64::new(0),
+            machine: Machine::new(&exporter),
+            window: Mutex::new(window),
+            exporter,
+        }))
+    }
+
+    pub fn stage(&self, stage: Stage) -> StageMeter {
+        self.0.stages[stage as usize].clone()
+    }
+
+    /// `capacity` is how many entries the queue has room for.
+    pub fn queue(&self, queue: Queue, capacity: usize) -> QueueMeter {
+        let meter = self.0.queues[queue as usize].clone();
+        meter.capacity(capacity);
+        meter
+    }
+
+    pub fn set(&self, gauge: Gauge, value: f64) {
+        self.0.gauges[gauge as usize].set(value);
+    }
+
+    /// Sets one named summand of the loss.
+    pub fn set_term(&self, term: &str, value: f64) {
+        self.0.exporter.gauge(&catalogue::LOSS_TERM, &[term]).set(value);
+    }
+
+    /// Sets the latest score of an evaluation.
+    pub fn set_score(&self, score: &str, value: f64) {
+        self.0.exporter.gauge(&catalogue::SCORE, &[score]).set(value);
+    }
+
+    /// Adds one optimizer step: the time it took, and the time before it in which the trainer waited for its data.
+    pub fn step(&self, took: Duration, waited: Duration) {
+        self.0.step_seconds.observe(took);
+        self.0.data_wait_nanoseconds.fetch_add(stage::nanoseconds(waited), Relaxed);
+    }
+
+    /// What every stage has done since the process started, in the order in which data flows.
+    pub fn stages(&self) -> Vec<(Stage, StageTotals)> {
+        totals(&self.0.stages)
+    }
+
+    /// The stage that has limited the run over the last seconds; `None` while none has worked.
+    pub fn bottleneck(&self) -> Option<Stage> {
+        let mut window = self.0.window.lock().unwrap_or_else(PoisonError::into_inner);
+        window.look(Instant::now(), self.stages())
+    }
+
+    /// Everything, in the Prometheus text format 0.0.4.
+    pub fn render(&self) -> String {
+        self.publish();
+        self.0.exporter.render(&self.series())
+    }
+
+    /// Brings up to date what is computed only when somebody looks.
+    fn publish(&self) {
+        let limiting = self.bottleneck();
+        for (stage, gauge) in Stage::ALL.iter().zip(&self.0.limits) {
+            gauge.set(if limiting == Some(*stage) { 1.0 } else { 0.0 });
+        }
+        for stage in &self.0.stages {
+            stage.publish();
+        }
+        self.0.machine.publish();
+    }
+
+    /// What the exporter does not keep itself.
+    fn series(&self) -> Vec<Series> {
+        let stages = self.stages();
+        let times = |metric, time: fn(&StageTotals) -> Duration| {
+            stages.iter().map(move |(stage, totals)| Series::new(metric, Some(*stage), Value::Seconds(time(totals))))
+        };
+        let mut series: Vec<Series> = Vec::new();
+        series.extend(times(&catalogue::STAGE_BUSY, |totals| totals.busy));
+        series.extend(times(&catalogue::STAGE_STARVED, |totals| totals.starved));
+        series.extend(times(&catalogue::STAGE_BLOCKED, |totals| totals.blocked));
+        for meter in &self.0.stages {
+            let value = Value::Histogram(meter.sample_seconds());
+            series.push(Series::new(&catalogue::STAGE_SAMPLE_SECONDS, Some(meter.stage()), value));
+        }
+        let steps = Value::Histogram(self.0.step_seconds.totals());
+        series.push(Series::new(&catalogue::STEP_DURATION, None, steps));
+        let waited = Duration::from_nanos(self.0.data_wait_nanoseconds.load(Relaxed));
+        series.push(Series::new(&catalogue::DATA_WAIT, None, Value::Seconds(waited)));
+        if let Some(time) = machine::processor_time() {
+            series.push(Series::new(&catalogue::PROCESS_CPU, None, Value::Seconds(time)));
+        }
+        series
+    }
+}
+
+fn totals(stages: &[StageMeter]) -> Vec<(Stage, StageTotals)> {
+    stages.iter().map(|meter| (meter.stage(), meter.totals())).collect()
+}

@@ -1,0 +1,255 @@
+//! The stages and queues of the pipeline, and the meters their workers hold.
+//!
+//! Comes in: durations and counts from many threads at once. Goes out: totals. A meter is an atomic addition or two
+//! per call and takes no lock, so that it may be used for every sample.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use metrics::{Counter, Gauge};
+
+use super::catalogue;
+use super::exporter::Exporter;
+use super::histogram::{Histogram, HistogramTotals};
+
+/// One part of the pipeline's work, in the order in which data flows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Stage {
+    Read,
+    Decode,
+    Augment,
+    Mask,
+    Batch,
+    Upload,
+    Train,
+    Checkpoint,
+    Eval,
+}
+
+impl Stage {
+    pub const ALL: [Stage; 9] = [
+        Stage::Read,
+        Stage::Decode,
+        Stage::Augment,
+        Stage::Mask,
+        Stage::Batch,
+        Stage::Upload,
+        Stage::Train,
+        Stage::Checkpoint,
+        Stage::Eval,
+    ];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Stage::Read => "read",
+            Stage::Decode => "decode",
+            Stage::Augment => "augment",
+            Stage::Mask => "mask",
+            Stage::Batch => "batch",
+            Stage::Upload => "upload",
+            Stage::Train => "train",
+            Stage::Checkpoint => "checkpoint",
+            Stage::Eval => "eval",
+        }
+    }
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// A bounded queue between two stages, named after what waits in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Queue {
+    Read,
+    Batches,
+    Uploaded,
+}
+
+impl Queue {
+    pub const ALL: [Queue; 3] = [Queue::Read, Queue::Batches, Queue::Uploaded];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Queue::Read => "read",
+            Queue::Batches => "batches",
+            Queue::Uploaded => "uploaded",
+        }
+    }
+}
+
+impl fmt::Display for Queue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// What a stage has done since the process started, summed over its workers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StageTotals {
+    pub samples: u64,
+    pub bytes: u64,
+    pub skipped: u64,
+    pub busy: Duration,
+    /// Waiting for input.
+    pub starved: Duration,
+    /// Waiting for room in the next queue.
+    pub blocked: Duration,
+}
+
+impl StageTotals {
+    /// What has been added since `earlier`.
+    pub fn since(&self, earlier: &StageTotals) -> StageTotals {
+        StageTotals {
+            samples: self.samples.saturating_sub(earlier.samples),
+            bytes: self.bytes.saturating_sub(earlier.bytes),
+            skipped: self.skipped.saturating_sub(earlier.skipped),
+            busy: self.busy.saturating_sub(earlier.busy),
+            starved: self.starved.saturating_sub(earlier.starved),
+            blocked: self.blocked.saturating_sub(earlier.blocked),
+        }
+    }
+
+    /// All the time that the stage's workers have given account of.
+    pub fn accounted(&self) -> Duration {
+        self.busy.saturating_add(self.starved).saturating_add(self.blocked)
+    }
+}
+
+/// Alone on its cache lines (pairs of 64 bytes are fetched together), so that stages do not slow each other down.
+#[derive(Default)]
+#[repr(align(128))]
+pub(super) struct StageCells {
+    samples: AtomicU64,
+    bytes: AtomicU64,
+    skipped: AtomicU64,
+    busy_nanoseconds: AtomicU64,
+    starved_nanoseconds: AtomicU64,
+    blocked_nanoseconds: AtomicU64,
+}
+
+/// Counts the work of one stage; every worker of the stage holds a clone.
+#[derive(Clone)]
+pub struct StageMeter {
+    stage: Stage,
+    cells: Arc<StageCells>,
+    sample_seconds: Arc<Histogram>,
+    samples: Counter,
+    bytes: Counter,
+    exporter: Arc<Exporter>,
+}
+
+impl StageMeter {
+    pub(super) fn new(stage: Stage, exporter: Arc<Exporter>) -> Self {
+        let labels = [stage.name()];
+        Self {
+            stage,
+            cells: Arc::default(),
+            sample_seconds: Arc::new(Histogram::new(&catalogue::STAGE_SAMPLE_SECONDS)),
+            samples: exporter.counter(&catalogue::STAGE_SAMPLES, &labels),
+            bytes: exporter.counter(&catalogue::STAGE_BYTES, &labels),
+            exporter,
+        }
+    }
+
+    pub fn stage(&self) -> Stage {
+        self.stage
+    }
+
+    /// Adds time spent working that belongs to no single sample.
+    pub fn busy(&self, time: Duration) {
+        self.cells.busy_nanoseconds.fetch_add(nanoseconds(time), Relaxed);
+    }
+
+    /// Adds time spent waiting for input.
+    pub fn starved(&self, time: Duration) {
+        self.cells.starved_nanoseconds.fetch_add(nanoseconds(time), Relaxed);
+    }
+
+    /// Adds time spent waiting for room in the next queue.
+    pub fn blocked(&self, time: Duration) {
+        self.cells.blocked_nanoseconds.fetch_add(nanoseconds(time), Relaxed);
+    }
+
+    /// Counts one finished sample, its bytes and the time it took, which is added to the busy time too.
+    pub fn sample(&self, took: Duration, bytes: u64) {
+        self.sample_seconds.observe(took);
+        self.busy(took);
+        self.bytes(bytes);
+        self.samples(1);
+    }
+
+    /// Counts finished samples whose time is not known one by one.
+    pub fn samples(&self, count: u64) {
+        self.cells.samples.fetch_add(count, Relaxed);
+    }
+
+    pub fn bytes(&self, count: u64) {
+        self.cells.bytes.fetch_add(count, Relaxed);
+    }
+
+    /// Counts one quarantined sample. Takes a lock for a moment: not meant for every sample.
+    ///
+    /// `reason` becomes a label's value, so it must come from a small set: no keys, no paths.
+    pub fn skipped(&self, reason: &str) {
+        self.cells.skipped.fetch_add(1, Relaxed);
+        self.exporter.counter(&catalogue::STAGE_SKIPPED, &[self.stage.name(), reason]).increment(1);
+    }
+
+    pub fn totals(&self) -> StageTotals {
+        let cells = &*self.cells;
+        StageTotals {
+            samples: cells.samples.load(Relaxed),
+            bytes: cells.bytes.load(Relaxed),
+            skipped: cells.skipped.load(Relaxed),
+            busy: Duration::from_nanos(cells.busy_nanoseconds.load(Relaxed)),
+            starved: Duration::from_nanos(cells.starved_nanoseconds.load(Relaxed)),
+            blocked: Duration::from_nanos(cells.blocked_nanoseconds.load(Relaxed)),
+        }
+    }
+
+    pub(super) fn sample_seconds(&self) -> HistogramTotals {
+        self.sample_seconds.totals()
+    }
+
+    /// Hands the whole numbers to the exporter.
+    pub(super) fn publish(&self) {
+        let totals = self.totals();
+        self.samples.absolute(totals.samples);
+        self.bytes.absolute(totals.bytes);
+    }
+}
+
+/// Watches how full one queue is.
+#[derive(Clone)]
+pub struct QueueMeter {
+    depth: Gauge,
+    capacity: Gauge,
+}
+
+impl QueueMeter {
+    pub(super) fn new(queue: Queue, exporter: &Exporter) -> Self {
+        let labels = [queue.name()];
+        Self {
+            depth: exporter.gauge(&catalogue::QUEUE_DEPTH, &labels),
+            capacity: exporter.gauge(&catalogue::QUEUE_CAPACITY, &labels),
+        }
+    }
+
+    /// Tells how many entries wait now.
+    pub fn depth(&self, now: usize) {
+        self.depth.set(now as f64);
+    }
+
+    pub(super) fn capacity(&self, entries: usize) {
+        self.capacity.set(entries as f64);
+    }
+}
+
+pub(super) fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}

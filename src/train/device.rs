@@ -1,0 +1,118 @@
+//! Where tensors live: chosen once, refused clearly where it cannot be had.
+
+use burn::tensor::Device;
+use serde::{Deserialize, Serialize};
+
+use crate::model::Lookup;
+
+/// The `device` key of a pipeline file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// The first GPU if this build can use one and there is one, otherwise the CPU.
+    Auto,
+    Cpu,
+    Cuda(usize),
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    #[error("device \"{0}\" is not known; say \"auto\", \"cpu\" or \"cuda:0\"")]
+    Unknown(String),
+    #[error("device \"cuda:{0}\" needs a build with `--features cuda`; this one is for the CPU: say device = \"cpu\"")]
+    NotBuilt(usize),
+    #[error(
+        "device \"cuda:{wanted}\" is not there: {found} CUDA device(s) found; say device = \"cpu\" to train without"
+    )]
+    Absent { wanted: usize, found: usize },
+}
+
+/// A device and how it likes to be used.
+#[derive(Clone, Debug)]
+pub struct Placement {
+    pub device: Device,
+    pub name: String,
+    pub lookup: Lookup,
+    /// How many steps pass before losses are read back: reading waits for the device, which costs nothing on the CPU.
+    pub read_every: usize,
+}
+
+impl DeviceChoice {
+    /// # Errors
+    /// When the device asked for cannot be used by this build on this machine.
+    pub fn open(self) -> Result<Placement, DeviceError> {
+        let found = cuda_devices();
+        match self {
+            Self::Cuda(wanted) if !cfg!(feature = "cuda") => Err(DeviceError::NotBuilt(wanted)),
+            Self::Cuda(wanted) if wanted >= found => Err(DeviceError::Absent { wanted, found }),
+            Self::Cuda(number) => Ok(cuda(number)),
+            Self::Auto if found > 0 => Ok(cuda(0)),
+            Self::Auto | Self::Cpu => {
+                Ok(Placement { device: Device::flex(), name: "cpu".into(), lookup: Lookup::Rows, read_every: 1 })
+            }
+        }
+    }
+}
+
+#[cfg(feature = "cuda")]
+fn cuda_devices() -> usize {
+    // Listing devices is safe without a driver; opening one is not.
+    Device::enumerate(burn::tensor::DeviceType::Cuda).into_vec().len()
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda_devices() -> usize {
+    0
+}
+
+#[cfg(feature = "cuda")]
+fn cuda(number: usize) -> Placement {
+    /// Steps between two looks at the loss on a GPU; the device works on meanwhile.
+    const READ_EVERY: usize = 16;
+    Placement {
+        device: Device::cuda(number),
+        name: format!("cuda:{number}"),
+        lookup: Lookup::Gather,
+        read_every: READ_EVERY,
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda(number: usize) -> Placement {
+    unreachable!("cuda:{number} is refused before it is opened")
+}
+
+impl std::str::FromStr for DeviceChoice {
+    type Err = DeviceError;
+
+    fn from_str(text: &str) -> Result<Self, DeviceError> {
+        let unknown = || DeviceError::Unknown(text.into());
+        match text {
+            "auto" => Ok(Self::Auto),
+            "cpu" => Ok(Self::Cpu),
+            "cuda" => Ok(Self::Cuda(0)),
+            _ => text.strip_prefix("cuda:").and_then(|number| number.parse().ok()).map(Self::Cuda).ok_or_else(unknown),
+        }
+    }
+}
+
+impl std::fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(number) => write!(f, "cuda:{number}"),
+        }
+    }
+}
+
+impl Serialize for DeviceChoice {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for DeviceChoice {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}

@@ -1,0 +1,223 @@
+//! One optimizer update: device batch in, changed weights and a report out.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use burn::module::{Module, ParamId};
+use burn::store::ModuleSnapshot;
+use burn::tensor::{Device, Tensor};
+
+use super::ema::blend;
+use super::optimizer::{AdamW, Gradients};
+use super::schedule::Schedules;
+use super::upload::{DeviceBatch, DeviceMasks};
+use crate::model::weights::{self, Weights, WeightsError};
+use crate::model::{Choice, Predictor, PredictorConfig, Vit, VitConfig, WeightInit};
+use crate::objective::masked::{normalised, smooth_l1_sum};
+
+/// What is trained by gradients.
+#[derive(Module, Debug)]
+pub struct Model {
+    pub encoder: Vit,
+    pub predictor: Predictor,
+}
+
+impl Model {
+    pub fn new(encoder: VitConfig, predictor: PredictorConfig, seed: u64, device: &Device) -> Self {
+        let mut init = WeightInit::new(seed);
+        let (grid, width) = (encoder.grid(), encoder.width);
+        let encoder = encoder.init(&mut init, device);
+        Self { encoder, predictor: predictor.init(grid, width, &mut init, device) }
+    }
+}
+
+/// How a step is made.
+#[derive(Clone, Debug)]
+pub struct StepConfig {
+    /// Micro-batches whose gradients make one update.
+    pub accumulate: usize,
+    /// The norm that gradients are scaled down to, if any.
+    pub clip_norm: Option<f64>,
+    pub schedules: Schedules,
+}
+
+/// What one step did. Loss and norm stay on the device until they are read.
+pub struct StepReport {
+    pub step: u64,
+    pub epoch: u64,
+    pub loss: Tensor<1>,
+    /// The loss's named summands.
+    pub terms: Vec<(&'static str, Tensor<1>)>,
+    pub gradient_norm: Tensor<1>,
+    pub learning_rate: f64,
+    pub weight_decay: f64,
+    pub ema_decay: f64,
+    pub samples: usize,
+    pub took: Duration,
+}
+
+/// Model, target encoder and optimizer, one step after the other.
+pub struct Trainer {
+    model: Model,
+    target: Vit,
+    optimizer: AdamW,
+    config: StepConfig,
+}
+
+/// All that a trainer must remember, by name.
+pub struct TrainerState {
+    /// `encoder.*`, `predictor.*`, `target.*`, `moment1.*`, `moment2.*`.
+    pub weights: Weights,
+    /// How often the optimizer updated each parameter.
+    pub updates: BTreeMap<String, usize>,
+}
+
+impl Trainer {
+    /// `model` lives on the recording twin of the device (`Device::autodiff`); the target encoder begins as its copy.
+    pub fn new(model: Model, config: StepConfig) -> Self {
+        let target = model.encoder.valid();
+        Self { model, target, optimizer: AdamW::new(), config }
+    }
+
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    pub fn target(&self) -> &Vit {
+        &self.target
+    }
+
+    /// Makes one update from a batch; `None` when the batch has no masks.
+    pub fn step(&mut self, batch: &DeviceBatch) -> Option<StepReport> {
+        let start = Instant::now();
+        let masks = batch.masks.as_ref()?;
+        let (loss, mut gradients) = self.gradients(&batch.images, masks)?;
+        let gradient_norm = gradients.norm()?;
+        if let Some(most) = self.config.clip_norm {
+            gradients.clip(&gradient_norm, most);
+        }
+        let schedules = &self.config.schedules;
+        let learning_rate = schedules.learning_rate(batch.step);
+        let weight_decay = schedules.weight_decay(batch.step);
+        let ema_decay = schedules.ema_decay(batch.step);
+        self.model = self.optimizer.step(self.model.clone(), gradients, learning_rate, weight_decay);
+        self.target = blend(self.target.clone(), &self.model.encoder, ema_decay);
+        Some(StepReport {
+            step: batch.step,
+            epoch: batch.epoch,
+            terms: vec![("prediction", loss.clone())],
+            loss,
+            gradient_norm,
+            learning_rate,
+            weight_decay,
+            ema_decay,
+            samples: batch.samples.len(),
+            took: start.elapsed(),
+        })
+    }
+
+    /// The loss of a batch and its gradients, micro-batch by micro-batch.
+    pub fn gradients(&self, images: &Tensor<4>, masks: &DeviceMasks) -> Option<(Tensor<1>, Gradients)> {
+        let [batch, _, _, _] = images.dims();
+        let each = batch.div_ceil(self.config.accumulate);
+        let mut total: Option<(Tensor<1>, Gradients)> = None;
+        for first in (0..batch).step_by(each) {
+            let count = each.min(batch - first);
+            let loss = self.loss(
+                images.clone().narrow(0, first, count),
+                &masks.context.samples(first, count),
+                &masks.targets.samples(first, count),
+                masks,
+            );
+            let gradients = Gradients::of(&loss, &self.model);
+            let loss = loss.inner();
+            total = Some(match total {
+                None => (loss, gradients),
+                Some((sum, mut all)) => {
+                    all.add(gradients);
+                    (sum + loss, all)
+                }
+            });
+        }
+        total
+    }
+
+    /// The micro-batch's share of the batch's mean loss.
+    fn loss(&self, images: Tensor<4>, context: &Choice, targets: &Choice, masks: &DeviceMasks) -> Tensor<1> {
+        let wanted = wanted(&self.target, images.clone(), targets, masks.blocks);
+        let [_, _, width] = wanted.dims();
+        let sequences = targets.by_block(masks.blocks);
+        let predictions = predict(&self.model, images.autodiff(), &context.autodiff(), &sequences.autodiff());
+        let real = sequences.real().map(Tensor::autodiff);
+        let sum = smooth_l1_sum(predictions, wanted.autodiff(), real);
+        sum.div_scalar((masks.target_patches * width) as f64)
+    }
+
+    /// Begins with weights from elsewhere in place of drawn ones; the predictor keeps its own where none are given.
+    ///
+    /// # Errors
+    /// When they belong to a model of another shape; the trainer is then to be thrown away.
+    pub fn begin_with(
+        &mut self,
+        encoder: Weights,
+        target: Weights,
+        predictor: Option<Weights>,
+    ) -> Result<(), WeightsError> {
+        weights::apply(&mut self.model.encoder, encoder)?;
+        weights::apply(&mut self.target, target)?;
+        predictor.map_or(Ok(()), |predictor| weights::apply(&mut self.model.predictor, predictor))
+    }
+
+    /// # Errors
+    /// When the device fails to give a tensor back.
+    pub fn state(&self) -> Result<TrainerState, WeightsError> {
+        let mut state = weights::collect(&self.model)?;
+        state.extend(weights::with_prefix(weights::collect(&self.target)?, "target."));
+        let (moments, updates) = self.optimizer.state(&names(&self.model))?;
+        state.extend(moments);
+        Ok(TrainerState { weights: state, updates })
+    }
+
+    /// Goes on from a state that [`Self::state`] gave.
+    ///
+    /// # Errors
+    /// When a tensor is missing, unknown or of another shape; the trainer is then to be thrown away.
+    pub fn restore(&mut self, state: TrainerState, device: &Device) -> Result<(), WeightsError> {
+        let TrainerState { mut weights, updates } = state;
+        let target = weights::take_prefix(&mut weights, "target.");
+        let mut moments = weights::with_prefix(weights::take_prefix(&mut weights, "moment1."), "moment1.");
+        moments.extend(weights::with_prefix(weights::take_prefix(&mut weights, "moment2."), "moment2."));
+        weights::apply(&mut self.model, weights)?;
+        weights::apply(&mut self.target, target)?;
+        self.optimizer = AdamW::restore(moments, &updates, &names(&self.model), device)?;
+        Ok(())
+    }
+}
+
+/// What the predictor must say: normalised features of the target encoder at the target patches.
+///
+/// # Shapes
+/// - `images`: `[batch, 3, side, side]`
+/// - `targets`: `[batch, blocks · target]`
+/// - output: `[blocks · batch, target, width]`, block by block
+pub fn wanted(target: &Vit, images: Tensor<4>, targets: &Choice, blocks: usize) -> Tensor<3> {
+    let [batch, all] = targets.dims();
+    let features = targets.take(normalised(target.forward(images, None)));
+    let [_, _, width] = features.dims();
+    let patches = all / blocks;
+    features.reshape([batch, blocks, patches, width]).swap_dims(0, 1).reshape([blocks * batch, patches, width])
+}
+
+/// # Shapes
+/// - `sequences`: `[blocks · batch, target]`
+/// - output: `[blocks · batch, target, width]`, block by block
+pub fn predict(model: &Model, images: Tensor<4>, context: &Choice, sequences: &Choice) -> Tensor<3> {
+    let encoded = model.encoder.forward(images, Some(context));
+    model.predictor.forward(encoded, context, sequences)
+}
+
+/// The parameters' names and what the optimizer knows them by.
+pub fn names(model: &Model) -> BTreeMap<String, ParamId> {
+    let tensors = model.collect(None, None, false);
+    tensors.into_iter().filter_map(|tensor| Some((tensor.name, ParamId::from(tensor.param_id?)))).collect()
+}

@@ -1,0 +1,178 @@
+//! Host batches to device batches: pixels travel as `u8`, the device casts and normalises them.
+
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use crossbeam::channel::{Receiver, bounded};
+use serde::{Deserialize, Serialize};
+
+use super::device::Placement;
+use crate::model::Choice;
+use crate::pipeline::{Batch, Counts, Indices, Masks, Pipeline, PipelineError, Quarantined};
+use crate::telemetry::{Queue, Stage, StageMeter, Telemetry};
+
+/// Batches that wait on the device; one is enough for the next step to find its data there.
+const UPLOADED_AHEAD: usize = 2;
+
+/// Mean and deviation of the pixels, per channel, in `0..=1`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Normalisation {
+    pub mean: [f64; 3],
+    pub deviation: [f64; 3],
+}
+
+/// The masks of a batch on the device.
+#[derive(Clone)]
+pub struct DeviceMasks {
+    pub context: Choice,
+    /// `[batch, blocks · target]`; a target block is padded to the largest of the batch.
+    pub targets: Choice,
+    pub blocks: usize,
+    /// Real target patches of all samples and blocks together.
+    pub target_patches: usize,
+}
+
+/// A batch where the model is.
+pub struct DeviceBatch {
+    pub step: u64,
+    pub epoch: u64,
+    pub samples: Vec<u32>,
+    pub labels: Vec<Option<u32>>,
+    /// `[batch, 3, side, side]`, normalised.
+    pub images: Tensor<4>,
+    pub masks: Option<DeviceMasks>,
+    pub quarantined: Vec<Quarantined>,
+    pub counts: Counts,
+}
+
+/// Uploads batches from a thread of its own, so that the next one is there when a step ends.
+pub struct Uploader {
+    batches: Option<Receiver<Result<DeviceBatch, PipelineError>>>,
+    thread: Option<JoinHandle<()>>,
+    train: StageMeter,
+}
+
+impl Uploader {
+    /// Takes over the pipeline; dropping the uploader ends both.
+    pub fn start(
+        mut pipeline: Pipeline,
+        side: usize,
+        pixels: Normalisation,
+        place: &Placement,
+        telemetry: &Telemetry,
+    ) -> Self {
+        let (sender, batches) = bounded(UPLOADED_AHEAD);
+        let (place, meter) = (place.clone(), telemetry.stage(Stage::Upload));
+        let queue = telemetry.queue(Queue::Uploaded, UPLOADED_AHEAD);
+        let work = move || loop {
+            let start = Instant::now();
+            let Some(batch) = pipeline.next() else { return };
+            let received = Instant::now();
+            let uploaded = batch.map(|batch| {
+                meter.bytes(batch.pixels.len() as u64);
+                meter.samples(batch.samples.len() as u64);
+                upload(batch, side, pixels, &place)
+            });
+            let ready = Instant::now();
+            let failed = uploaded.is_err();
+            if sender.send(uploaded).is_err() || failed {
+                return;
+            }
+            meter.starved(received - start);
+            meter.busy(ready - received);
+            meter.blocked(ready.elapsed());
+            queue.depth(sender.len());
+        };
+        let thread = std::thread::Builder::new().name("saccade-upload".into()).spawn(work);
+        Self { batches: Some(batches), thread: thread.ok(), train: telemetry.stage(Stage::Train) }
+    }
+
+    /// The next batch and how long it was waited for; `None` at the end of the stream.
+    ///
+    /// # Errors
+    /// When the pipeline gave up.
+    pub fn next(&mut self) -> Option<(Result<DeviceBatch, PipelineError>, Duration)> {
+        let start = Instant::now();
+        let batch = self.batches.as_ref()?.recv().ok()?;
+        let waited = start.elapsed();
+        self.train.starved(waited);
+        Some((batch, waited))
+    }
+}
+
+impl Drop for Uploader {
+    fn drop(&mut self) {
+        // Without a receiver the thread's next send fails, and that ends it and the pipeline behind it.
+        self.batches = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn upload(batch: Batch, side: usize, pixels: Normalisation, place: &Placement) -> DeviceBatch {
+    let count = batch.samples.len();
+    DeviceBatch {
+        step: batch.step,
+        epoch: batch.epoch,
+        images: normalised(&batch.pixels, count, side, pixels, &place.device),
+        masks: batch.masks.as_ref().map(|masks| upload_masks(masks, place)),
+        samples: batch.samples,
+        labels: batch.labels,
+        quarantined: batch.quarantined,
+        counts: batch.counts,
+    }
+}
+
+/// # Shapes
+/// - `bytes`: `[count, side, side, 3]`
+/// - output: `[count, 3, side, side]`
+pub fn normalised(bytes: &[u8], count: usize, side: usize, pixels: Normalisation, device: &Device) -> Tensor<4> {
+    let data = TensorData::new(bytes.to_vec(), [count, side, side, 3]);
+    let images = Tensor::<4, Int>::from_data(data, (device, DType::U8)).float().permute([0, 3, 1, 2]);
+    let channels = |of: &dyn Fn(usize) -> f64| {
+        let values: Vec<f32> = (0..3).map(|channel| of(channel) as f32).collect();
+        Tensor::<4>::from_data(TensorData::new(values, [1, 3, 1, 1]), device)
+    };
+    let scale = channels(&|channel| 1.0 / (255.0 * pixels.deviation[channel]));
+    let shift = channels(&|channel| -pixels.mean[channel] / pixels.deviation[channel]);
+    images * scale + shift
+}
+
+/// Puts the choice of patches onto the device.
+pub fn upload_masks(masks: &Masks, place: &Placement) -> DeviceMasks {
+    let choice = |row: &Row| Choice::new(&row.indices, &row.real, row.width, place.lookup, &place.device);
+    let blocks = masks.targets.len();
+    DeviceMasks {
+        context: choice(&side_by_side(std::slice::from_ref(&masks.context))),
+        targets: choice(&side_by_side(&masks.targets)),
+        blocks,
+        target_patches: masks.targets.iter().flat_map(|block| &block.lengths).map(|&length| length as usize).sum(),
+    }
+}
+
+struct Row {
+    indices: Vec<u32>,
+    real: Vec<bool>,
+    width: usize,
+}
+
+/// All blocks of a sample in one row, each padded to the widest block of the batch.
+fn side_by_side(blocks: &[Indices]) -> Row {
+    let batch = blocks.first().map_or(0, |block| block.lengths.len());
+    let widest = blocks.iter().map(|block| block.width).max().unwrap_or(0);
+    let width = widest * blocks.len();
+    let (mut indices, mut real) = (Vec::with_capacity(batch * width), Vec::with_capacity(batch * width));
+    for sample in 0..batch {
+        for block in blocks {
+            let length = block.lengths[sample] as usize;
+            let row = &block.indices[sample * block.width..][..length];
+            indices.extend_from_slice(row);
+            indices.resize(indices.len() + widest - length, 0);
+            real.extend((0..widest).map(|place| place < length));
+        }
+    }
+    Row { indices, real, width }
+}

@@ -1,0 +1,65 @@
+//! Which stage limits, over a window of looks.
+
+use std::time::{Duration, Instant};
+
+use saccade::telemetry::bottleneck::Window;
+use saccade::telemetry::{Stage, StageTotals};
+
+fn worked(busy_milliseconds: &[(Stage, u64)]) -> Vec<(Stage, StageTotals)> {
+    let totals = |busy| StageTotals { busy: Duration::from_millis(busy), ..StageTotals::default() };
+    busy_milliseconds.iter().map(|(stage, busy)| (*stage, totals(*busy))).collect()
+}
+
+#[test]
+fn a_window_forgets_what_is_older_than_it() {
+    let start = Instant::now();
+    let mut window = Window::new(start, worked(&[(Stage::Read, 0), (Stage::Train, 0)]));
+    for second in 1..=200 {
+        // The disk is slow at first; from the hundredth second on, the trainer is.
+        let read = if second < 100 { second * 900 } else { 90_000 + (second - 100) };
+        let train = if second < 100 { second } else { 100 + (second - 100) * 900 };
+        let now = start + Duration::from_secs(second);
+        let limits = window.look(now, worked(&[(Stage::Read, read), (Stage::Train, train)]));
+        match second {
+            0..100 => assert_eq!(limits, Some(Stage::Read), "at {second} s"),
+            105.. => assert_eq!(limits, Some(Stage::Train), "at {second} s"),
+            _ => {}
+        }
+        assert!(window.looks() <= 7, "{} looks at {second} s", window.looks());
+    }
+}
+
+#[test]
+fn a_step_longer_than_the_window_still_limits_while_it_lasts() {
+    let start = Instant::now();
+    let mut window = Window::new(start, worked(&[(Stage::Decode, 0), (Stage::Train, 0)]));
+    for second in 1..200 {
+        // Every 12 seconds a step ends; then the workers fill the room that it left in the queue.
+        let steps = second / 12;
+        let busy = [(Stage::Decode, 500 + 500 * steps), (Stage::Train, 12_000 * steps)];
+        let limits = window.look(start + Duration::from_secs(second), worked(&busy));
+        let expected = if steps == 0 { Stage::Decode } else { Stage::Train };
+        assert_eq!(limits, Some(expected), "at {second} s");
+    }
+}
+
+#[test]
+fn a_stage_that_has_ended_is_forgotten_after_a_minute() {
+    let start = Instant::now();
+    let mut window = Window::new(start, worked(&[(Stage::Train, 0), (Stage::Eval, 0)]));
+    for second in 1..200 {
+        let busy = [(Stage::Train, 1000.min(second * 100)), (Stage::Eval, 0)];
+        let limits = window.look(start + Duration::from_secs(second), worked(&busy));
+        assert_eq!(limits, (second < 70).then_some(Stage::Train), "at {second} s");
+    }
+}
+
+#[test]
+fn many_looks_in_a_moment_are_remembered_once() {
+    let start = Instant::now();
+    let mut window = Window::new(start, worked(&[(Stage::Train, 0)]));
+    for millisecond in 0..1000 {
+        window.look(start + Duration::from_millis(millisecond), worked(&[(Stage::Train, 1)]));
+    }
+    assert_eq!(window.looks(), 2);
+}

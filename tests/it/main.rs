@@ -1,0 +1,38 @@
+//! One test binary. Each module says what it holds; `reference` finds what independent implementations computed.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+// Tools: the binary, the text format of metrics, a real Prometheus.
+mod saccade;
+mod exposition;
+mod prometheus;
+
+// Bytes on disk: patterns, tars, indexes, sets, orders.
+mod shards;
+// Decoding awkward and damaged images.
+mod images;
+// Context and target blocks.
+mod masks;
+// The stream of samples.
+mod pipeline;
+// Models and training against the reference implementations.
+mod references;
+// Scores against scikit-learn, and on points with known answers.
+mod scores;
+// Metrics, the port, the bottleneck.
+mod telemetry;
+mod bottleneck;
+// The binary: runs killed, stopped and taken up again; the other verbs; a run under a real Prometheus.
+mod runs;
+mod verbs;
+mod watched;
+// The house rules.
+mod tidy;
+
+use std::path::PathBuf;
+
+/// The folder of reference data: `SACCADE_REFERENCE` when set, the copies in the repository otherwise.
+fn reference() -> PathBuf {
+    let bundled = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/reference");
+    std::env::var_os("SACCADE_REFERENCE").map_or_else(bundled, PathBuf::from)
+}

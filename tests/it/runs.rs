@@ -1,0 +1,230 @@
+//! Runs from beginning to end: killed, stopped, damaged and taken up again.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Lines};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStderr, Command, Stdio};
+use std::sync::OnceLock;
+
+use saccade::draws::{Draws, Purpose};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::saccade::{Said, at, checkpoints, column, finish, last_arrays, saccade, small, temporary};
+
+const QUICKSTART: &str = "pipelines/quickstart.toml";
+const STEPS: u64 = 40;
+
+/// What resuming must give back to the bit; times and rates differ.
+const EXACT: [&str; 6] = ["step", "loss", "gradient_norm", "learning_rate", "weight_decay", "ema_decay"];
+
+/// A run that nobody disturbed; made once for all tests.
+fn undisturbed() -> &'static Path {
+    static RUN: OnceLock<TempDir> = OnceLock::new();
+    RUN.get_or_init(|| {
+        let folder = temporary();
+        train(&folder.path().join("run"));
+        folder
+    })
+    .path()
+}
+
+fn undisturbed_run() -> PathBuf {
+    undisturbed().join("run")
+}
+
+fn train(out: &Path) {
+    finish(small(&mut saccade(&["train", QUICKSTART, "--out", at(out)]), &[]), 0);
+}
+
+fn resume(run: &Path) -> Said {
+    finish(&mut saccade(&["train", "--resume", at(run)]), 0)
+}
+
+fn assert_same_course(run: &Path) {
+    for key in EXACT {
+        let (ours, expected) =
+            (column(&run.join("steps.jsonl"), key), column(&undisturbed_run().join("steps.jsonl"), key));
+        assert_eq!(ours, expected, "{key} differs from the undisturbed run's");
+    }
+    assert!(last_arrays(run) == last_arrays(&undisturbed_run()), "final weights differ from the undisturbed run's");
+}
+
+#[test]
+fn run_leaves_its_plan_steps_checkpoints_and_scores() {
+    let run = undisturbed_run();
+    let steps = column(&run.join("steps.jsonl"), "step");
+    assert_eq!(steps, (0..STEPS).map(Value::from).collect::<Vec<_>>());
+    assert_eq!(checkpoints(&run).len(), 3, "keep = 3");
+    let scores: Value = serde_json::from_slice(&fs::read(run.join("scores.json")).unwrap()).unwrap();
+    for score in ["knn", "knn_before_training", "knn_raw_pixels"] {
+        let share = scores[0][score].as_f64().unwrap();
+        assert!((0.1..1.0).contains(&share), "{score} = {share}: ten classes give a tenth by chance");
+    }
+    assert_eq!(scores[0]["train_samples"], 6000);
+    let given = fs::read(crate::saccade::root().join(QUICKSTART)).unwrap();
+    assert!(fs::read(run.join("pipeline.toml")).unwrap() == given, "the pipeline file is kept as given");
+    let plan: Value = serde_json::from_slice(&fs::read(run.join("plan.json")).unwrap()).unwrap();
+    assert_eq!(plan["derived"]["steps"], STEPS);
+    assert_eq!(plan["config"]["encoder"]["width"], 16);
+}
+
+#[test]
+fn run_killed_ten_times_ends_like_one_left_alone() {
+    let folder = temporary();
+    let run = folder.path().join("run");
+    let mut draws = Draws::new(2026, 0, 0, Purpose::SampleOrder);
+    let mut running = Running::start(small(&mut saccade(&["train", QUICKSTART, "--out", at(&run)]), &[]));
+    for _ in 0..10 {
+        // Moments in the run's own time: a line comes after every second step.
+        running.wait_for_lines(1 + draws.below(6));
+        running.child.kill().unwrap();
+        running.child.wait().unwrap();
+        running = Running::start(&mut saccade(&["train", "--resume", at(&run)]));
+    }
+    assert!(running.end(), "the last resumed run ends well");
+    assert_same_course(&run);
+}
+
+#[test]
+fn sigterm_saves_where_the_run_stands_and_resuming_goes_on() {
+    let folder = temporary();
+    let run = folder.path().join("run");
+    let rarely = ["checkpoint.every_steps=1000"];
+    let mut running = Running::start(small(&mut saccade(&["train", QUICKSTART, "--out", at(&run)]), &rarely));
+    running.wait_for_lines(3);
+    terminate(&running.child);
+    assert!(running.end(), "SIGTERM is an orderly end");
+    let done = lines_of(&run);
+    assert!((6..STEPS as usize).contains(&done), "stopped after {done} steps");
+    assert_eq!(checkpoints(&run).len(), 1);
+    resume(&run);
+    assert_same_course(&run);
+}
+
+#[test]
+fn damaged_checkpoints_are_refused_and_the_one_before_is_used() {
+    let damages: [(&str, fn(&Path)); 5] = [
+        ("arrays cut short", |newest| cut(&newest.join("weights.safetensors"))),
+        ("state cut short", |newest| cut(&newest.join("state.json"))),
+        ("a byte of the arrays flipped", |newest| flip(&newest.join("weights.safetensors"))),
+        ("a byte of the state flipped", |newest| flip(&newest.join("state.json"))),
+        ("a byte of the sums flipped", |newest| flip(&newest.join("SHA256SUMS"))),
+    ];
+    for (what, damage) in damages {
+        let folder = temporary();
+        let run = folder.path().join("run");
+        copy(&undisturbed_run(), &run);
+        let newest = checkpoints(&run).pop().unwrap();
+        damage(&newest);
+        let said = resume(&run);
+        assert!(said.err.contains("checkpoint refused"), "{what}: {}", said.err);
+        assert!(said.err.contains("going on after step 35"), "{what}: {}", said.err);
+        assert_same_course(&run);
+    }
+}
+
+#[test]
+fn resuming_under_other_settings_is_refused() {
+    let folder = temporary();
+    let run = folder.path().join("run");
+    copy(&undisturbed_run(), &run);
+    let other_seed = finish(&mut saccade(&["train", "--resume", at(&run), "--set", "seed=1"]), 1);
+    assert!(other_seed.err.contains("other settings"), "{}", other_seed.err);
+    let other_shards = ["--set", "data.train=shards/fashion-validation-{000000..000001}.tar"];
+    let other_data = finish(saccade(&["train", "--resume", at(&run)]).args(other_shards), 1);
+    assert!(other_data.err.contains("other"), "{}", other_data.err);
+}
+
+#[test]
+fn number_of_workers_may_change_when_resuming() {
+    let folder = temporary();
+    let run = folder.path().join("run");
+    copy(&undisturbed_run(), &run);
+    fs::remove_dir_all(checkpoints(&run).pop().unwrap()).unwrap();
+    finish(&mut saccade(&["train", "--resume", at(&run), "--set", "stream.workers=5"]), 0);
+    assert_same_course(&run);
+}
+
+#[test]
+fn loss_that_is_not_a_number_stops_the_run_with_step_and_keys() {
+    let folder = temporary();
+    let run = folder.path().join("run");
+    let absurd = ["train.learning_rate=[1e30, 1e30, 1e30]", "train.warmup_epochs=0"];
+    let said = finish(small(&mut saccade(&["train", QUICKSTART, "--out", at(&run)]), &absurd), 1);
+    assert!(said.err.contains("is not a number") && said.err.contains("train-0"), "{}", said.err);
+    let bad: Value = serde_json::from_slice(&fs::read(run.join("bad-step.json")).unwrap()).unwrap();
+    assert_eq!(bad["keys"].as_array().unwrap().len(), 32, "all keys of the batch");
+}
+
+#[test]
+fn gradients_of_micro_batches_and_clipping_are_part_of_the_course() {
+    let folder = temporary();
+    let run = |name: &str, more: &[&str]| {
+        let out = folder.path().join(name);
+        let short = [&["train.epochs=0.0321"], more].concat();
+        finish(small(&mut saccade(&["train", QUICKSTART, "--out", at(&out)]), &short), 0);
+        column(&out.join("steps.jsonl"), "loss").iter().map(|loss| loss.as_f64().unwrap()).collect::<Vec<f64>>()
+    };
+    let (whole, parts) = (run("whole", &[]), run("parts", &["train.accumulate=3"]));
+    let clipped = run("clipped", &["train.clip_norm=0.001"]);
+    for (step, (whole, parts)) in whole.iter().zip(&parts).enumerate() {
+        // Sums in another order: float32 rounding over the steps of the run.
+        assert!((whole - parts).abs() < 1e-4 * whole, "step {step}: {whole} in one batch, {parts} in three");
+    }
+    assert_ne!(whole, clipped, "clipping to a thousandth must change the course");
+}
+
+/// A run in the making, and the lines that it prints about its steps.
+struct Running {
+    child: Child,
+    lines: Lines<BufReader<ChildStderr>>,
+}
+
+impl Running {
+    fn start(command: &mut Command) -> Self {
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        Self { child, lines }
+    }
+
+    /// Reads until the run has printed so many more step lines, or has ended.
+    fn wait_for_lines(&mut self, count: u64) {
+        let is_step = |line: &String| line.starts_with("step ");
+        self.lines.by_ref().map(Result::unwrap).filter(is_step).take(count as usize).for_each(drop);
+    }
+
+    fn end(mut self) -> bool {
+        self.lines.by_ref().for_each(drop);
+        self.child.wait().unwrap().success()
+    }
+}
+
+fn lines_of(run: &Path) -> usize {
+    column(&run.join("steps.jsonl"), "step").len()
+}
+
+fn terminate(child: &Child) {
+    let killed = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+}
+
+fn cut(path: &Path) {
+    let bytes = fs::read(path).unwrap();
+    fs::write(path, &bytes[..bytes.len() / 2]).unwrap();
+}
+
+fn flip(path: &Path) {
+    let mut bytes = fs::read(path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(path, bytes).unwrap();
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().flatten() {
+        let (source, place) = (entry.path(), to.join(entry.file_name()));
+        if source.is_dir() { copy(&source, &place) } else { assert!(fs::copy(source, place).is_ok()) }
+    }
+}

@@ -1,0 +1,228 @@
+//! Every verb but `train`, with good input and with bad: one clear line, the right exit code.
+
+use std::fs;
+use std::net::TcpListener;
+
+use serde_json::Value;
+
+use crate::saccade::{at, finish, saccade, small, temporary};
+
+const QUICKSTART: &str = "pipelines/quickstart.toml";
+const TRAIN: &str = "data.train=shards/fashion-train-{000000..000003}.tar";
+const VALIDATION: &str = "data.validation=shards/fashion-validation-{000000..000001}.tar";
+
+#[test]
+fn check_accepts_every_pipeline() {
+    let pipelines = fs::read_dir(crate::saccade::root().join("pipelines")).unwrap();
+    let mut checked = 0;
+    for entry in pipelines.flatten() {
+        // The ImageNet pipelines are checked on the shards that ship; their own are elsewhere.
+        let free_port = "telemetry.address=127.0.0.1:0";
+        let mut check = saccade(&["check", at(&entry.path()), "--json"]);
+        let said = finish(check.args(["--set", TRAIN, "--set", VALIDATION, "--set", free_port]), 0);
+        let plan: Value = serde_json::from_str(&said.out).unwrap();
+        assert!(plan["steps"].as_u64().unwrap() > 0, "{}", said.out);
+        checked += 1;
+    }
+    assert!(checked >= 3);
+}
+
+#[test]
+fn check_knows_the_parameters_of_the_authors_huge_encoder() {
+    let mut check = saccade(&["check", "pipelines/ijepa-vit-h14-in1k.toml", "--json"]);
+    let said = finish(check.args(["--set", TRAIN, "--set", VALIDATION, "--set", "telemetry.address=127.0.0.1:0"]), 0);
+    let plan: Value = serde_json::from_str(&said.out).unwrap();
+    // ViT-H/14 without class token and head: 632 million less these (Dosovitskiy et al. 2021, table 1).
+    let millions = plan["encoder_parameters"].as_f64().unwrap() / 1e6;
+    assert!((629.0..633.0).contains(&millions), "{millions}");
+    assert_eq!(plan["grid"], 16);
+}
+
+#[test]
+fn wrong_input_gets_one_line_that_names_it() {
+    let cases: [(&[&str], &[&str]); 17] = [
+        (&["encoder.colour=3"], &["colour"]),
+        (&["train.batch=0"], &["train.batch"]),
+        (&["train.batch=7000", "train.epochs=1"], &["train.epochs", "7000"]),
+        (&["train.learning_rate=[0.1]"], &["learning_rate", "3"]),
+        (&["encoder.patch=5"], &["encoder.patch", "28"]),
+        (&["encoder.width=97"], &["encoder.width"]),
+        (&["encoder.size=\"tiny\""], &["encoder.size"]),
+        (&["encoder.size=\"enormous\""], &["enormous"]),
+        (&["augment.crop_scale=[0.9, 0.3]"], &["augment.crop_scale"]),
+        (&["mask.target_scale=[0.9, 0.95]"], &["mask"]),
+        (&["mask.min_keep=60"], &["mask"]),
+        (&["device=\"cuda:0\""], &["cuda"]),
+        (&["device=\"abacus\""], &["abacus"]),
+        (&["data.train=shards/nothing-{0..3}.tar"], &["shards/nothing-0.tar"]),
+        (&["data.train=shards/README.md"], &["shards/README.md"]),
+        (&["stream.workers=0"], &["stream.workers"]),
+        (&["encoder.weights=\"nowhere\""], &["nowhere"]),
+    ];
+    for (changes, words) in cases {
+        let said = finish(small(&mut saccade(&["check", QUICKSTART]), changes), 1);
+        assert_eq!(said.err.trim_end().lines().count(), 1, "{changes:?}: {}", said.err);
+        for word in words {
+            assert!(said.err.contains(word), "{changes:?}: no \"{word}\" in: {}", said.err);
+        }
+    }
+}
+
+#[test]
+fn unknown_key_is_named_with_its_line() {
+    let folder = temporary();
+    let path = folder.path().join("mine.toml");
+    let text = fs::read_to_string(crate::saccade::root().join(QUICKSTART)).unwrap();
+    fs::write(&path, text.replace("window = 4", "window = 4\nwindows = 5")).unwrap();
+    let said = finish(&mut saccade(&["check", at(&path)]), 1);
+    assert!(said.err.contains("mine.toml: line ") && said.err.contains("windows"), "{}", said.err);
+}
+
+#[test]
+fn masks_that_leave_no_context_on_a_small_grid_are_refused() {
+    let authors = ["augment.size=32", "encoder.patch=8", "mask.min_keep=10", "mask.mode=shared-size"];
+    let said = finish(small(&mut saccade(&["check", QUICKSTART]), &authors), 1);
+    assert!(said.err.contains("mask"), "{}", said.err);
+}
+
+#[test]
+fn port_in_use_is_said_at_once() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("telemetry.address={}", taken.local_addr().unwrap());
+    for verb in ["check", "train"] {
+        let folder = temporary();
+        let out = folder.path().join("run");
+        let said = finish(small(&mut saccade(&[verb, QUICKSTART, "--out", at(&out)]), &[&address]), 1);
+        assert!(said.err.contains("in use"), "{verb}: {}", said.err);
+        assert!(!out.exists(), "{verb} must leave nothing behind");
+    }
+}
+
+#[test]
+fn folder_that_cannot_be_written_is_said_at_once() {
+    for verb in ["check", "train"] {
+        let said = finish(small(&mut saccade(&[verb, QUICKSTART, "--out", "/proc/run"]), &[]), 1);
+        assert!(said.err.contains("/proc/run"), "{verb}: {}", said.err);
+    }
+}
+
+#[test]
+fn wrong_usage_exits_with_2() {
+    let cases: [&[&str]; 5] = [
+        &["train"],
+        &["fly"],
+        &["bench", "data", QUICKSTART, "--seconds", "-1"],
+        &["stream", QUICKSTART],
+        &["show", QUICKSTART],
+    ];
+    for arguments in cases {
+        finish(&mut saccade(arguments), 2);
+    }
+}
+
+#[test]
+fn every_verb_has_help_with_an_example() {
+    for verb in ["train", "check", "stream", "show", "bench", "export", "import", "shards"] {
+        let said = finish(&mut saccade(&[verb, "--help"]), 0);
+        assert!(said.out.contains(&format!("saccade {verb}")) && said.out.contains("Example"), "{verb}: {}", said.out);
+    }
+}
+
+/// The lines of a stream.
+fn stream(more: &[&str]) -> Vec<String> {
+    let said = finish(small(saccade(&["stream", QUICKSTART, "--json"]).args(more), &[]), 0);
+    said.out.lines().map(String::from).collect()
+}
+
+#[test]
+fn stream_is_the_same_for_any_number_of_workers() {
+    let expected = stream(&["--batches", "12", "--workers", "1"]);
+    assert_eq!(expected.len(), 12);
+    let first: Value = serde_json::from_str(&expected[0]).unwrap();
+    assert_eq!(first["keys"].as_array().unwrap().len(), 32);
+    assert_ne!(first["pixels"], serde_json::from_str::<Value>(&expected[1]).unwrap()["pixels"]);
+    for workers in ["2", "4", "7"] {
+        assert_eq!(stream(&["--batches", "12", "--workers", workers]), expected, "{workers} workers");
+    }
+}
+
+#[test]
+fn stream_from_a_later_step_is_the_tail_of_the_whole() {
+    // 6,000 samples and batches of 32: step 187 goes over the end of the first epoch.
+    let whole = stream(&["--batches", "192"]);
+    assert_eq!(stream(&["--batches", "9", "--start-step", "183"]), whole[183..]);
+}
+
+#[test]
+fn show_draws_a_row_per_sample_and_a_column_per_block() {
+    let folder = temporary();
+    let path = folder.path().join("batch.png");
+    finish(small(&mut saccade(&["show", QUICKSTART, "--out", at(&path)]), &["mask.target_blocks=2"]), 0);
+    let picture = image::open(&path).unwrap().to_rgb8();
+    // Image, context and two blocks of 112 pixels with gaps of 6; eight rows.
+    assert_eq!(picture.dimensions(), (4 * 118 + 6, 8 * 118 + 6));
+    let coloured = |pixel: &&image::Rgb<u8>| pixel[0].abs_diff(pixel[2]) > 60;
+    assert!(picture.pixels().filter(coloured).count() > 500, "grey images: colour comes from the frames of the blocks");
+}
+
+#[test]
+fn benchmarks_report_their_figures_as_json() {
+    for what in ["data", "step", "train"] {
+        let said = finish(small(&mut saccade(&["bench", what, QUICKSTART, "--seconds", "0.2", "--json"]), &[]), 0);
+        let figures: Value = serde_json::from_str(&said.out).unwrap();
+        assert!(figures["samples_per_second"].as_f64().unwrap() > 0.0, "{}", said.out);
+        assert!(figures["cpu_milliseconds_per_sample"].as_f64().unwrap() > 0.0, "{}", said.out);
+        assert!(!figures["stages"].as_array().unwrap().is_empty(), "{}", said.out);
+    }
+}
+
+#[test]
+fn shards_are_listed_indexed_and_verified() {
+    let patterns = "shards/fashion-train-{000000..000003}.tar";
+    let listed = finish(&mut saccade(&["shards", "list", patterns, "--json"]), 0);
+    let listed: Value = serde_json::from_str(&listed.out).unwrap();
+    let samples: u64 = listed.as_array().unwrap().iter().map(|shard| shard["samples"].as_u64().unwrap()).sum();
+    assert_eq!(samples, 6000);
+    finish(&mut saccade(&["shards", "index", patterns]), 0);
+    finish(&mut saccade(&["shards", "verify", patterns]), 0);
+    let damaged = crate::reference().join("tars/truncated_in_data.tar");
+    let said = finish(&mut saccade(&["shards", "verify", at(&damaged)]), 1);
+    assert!(said.out.contains("truncated_in_data.tar"), "{}", said.out);
+}
+
+#[test]
+fn weights_go_out_and_come_back_unchanged() {
+    let folder = temporary();
+    let path = |name: &str| folder.path().join(name);
+    let theirs = crate::reference().join("hf_ijepa");
+    finish(&mut saccade(&["import", at(&theirs), "--out", at(&path("ours"))]), 0);
+    finish(&mut saccade(&["export", at(&path("ours")), "--out", at(&path("exported"))]), 0);
+    let arrays =
+        |folder: &std::path::Path| saccade::checkpoint::read_arrays(&folder.join("model.safetensors")).unwrap();
+    assert!(arrays(&path("exported")) == arrays(&theirs), "a tensor changed on its way");
+    let again = finish(&mut saccade(&["export", at(&path("ours")), "--out", at(&path("exported"))]), 1);
+    assert!(again.err.contains("another --out"), "{}", again.err);
+}
+
+#[test]
+fn authors_checkpoint_is_imported_by_name() {
+    let folder = temporary();
+    let ours = folder.path().join("ours");
+    let theirs = crate::saccade::root().join("tests/data/authors.pth.tar");
+    let without_heads = finish(&mut saccade(&["import", at(&theirs), "--out", at(&ours)]), 1);
+    assert!(without_heads.err.contains("--heads"), "{}", without_heads.err);
+    finish(&mut saccade(&["import", at(&theirs), "--out", at(&ours), "--heads", "4"]), 0);
+    let weights = saccade::checkpoint::read_arrays(&ours.join("weights.safetensors")).unwrap();
+    for name in ["encoder.blocks.0.attention.qkv.weight", "target.norm.gamma", "predictor.mask_token"] {
+        assert!(weights.contains_key(name), "{name} is missing among {:?}", weights.keys());
+    }
+}
+
+#[test]
+fn files_that_are_no_weights_are_refused() {
+    let folder = temporary();
+    let out = folder.path().join("ours");
+    let text = crate::saccade::root().join("README.md");
+    let said = finish(&mut saccade(&["import", at(&text), "--out", at(&out)]), 1);
+    assert!(said.err.contains("README.md") && said.err.trim_end().lines().count() == 1, "{}", said.err);
+}
