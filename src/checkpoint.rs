@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 
 use crate::model::weights::{Array, Weights};
 use crate::pipeline::Counts;
+use crate::shard::hex;
 
 const ARRAYS: &str = "weights.safetensors";
 const STATE: &str = "state.json";
@@ -80,12 +81,15 @@ pub fn save(folder: &Path, position: &Position, weights: &Weights, keep: usize) 
     write_synced(&beside.join(SUMS), sums.as_bytes())?;
     sync_folder(&beside)?;
     if place.exists() {
+        // Only a damaged one is ever written again.
         remove(&place)?;
     }
     at(&place, "cannot be put in place", fs::rename(&beside, &place))?;
     sync_folder(folder)?;
-    for old in list(folder)?.into_iter().rev().skip(keep.max(1)) {
-        remove(&old)?;
+    let (ahead, others): (Vec<_>, Vec<_>) = list(folder)?.into_iter().partition(|(step, _)| *step > position.step);
+    // Those ahead were refused, or this run would not be here.
+    for (_, stale) in ahead.iter().chain(others.iter().rev().skip(keep.max(1))) {
+        remove(stale)?;
     }
     Ok(place)
 }
@@ -96,7 +100,7 @@ pub fn save(folder: &Path, position: &Position, weights: &Weights, keep: usize) 
 /// When the folder cannot be listed.
 pub fn newest(folder: &Path) -> Result<(Option<Checkpoint>, Vec<CheckpointError>), CheckpointError> {
     let mut refused = Vec::new();
-    for path in list(folder)?.into_iter().rev() {
+    for (_, path) in list(folder)?.into_iter().rev() {
         match read(&path) {
             Ok(checkpoint) => return Ok((Some(checkpoint), refused)),
             Err(error) => refused.push(error),
@@ -116,24 +120,26 @@ pub fn read(path: &Path) -> Result<Checkpoint, CheckpointError> {
     Ok(Checkpoint { path: path.to_path_buf(), position, weights })
 }
 
-/// Whole checkpoints, oldest first.
-fn list(folder: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
-    entries(folder, "step-")
+/// Checkpoints by their steps, oldest first; other names are not ours.
+fn list(folder: &Path) -> Result<Vec<(u64, PathBuf)>, CheckpointError> {
+    let step_of = |path: &Path| path.file_name()?.to_str()?.strip_prefix("step-")?.parse().ok();
+    let numbered = |path: PathBuf| Some((step_of(&path)?, path));
+    let mut found: Vec<(u64, PathBuf)> = entries(folder)?.into_iter().filter_map(numbered).collect();
+    found.sort();
+    Ok(found)
 }
 
 fn unfinished(folder: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
-    entries(folder, UNFINISHED)
+    let begins = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(UNFINISHED));
+    Ok(entries(folder)?.into_iter().filter(begins).collect())
 }
 
-fn entries(folder: &Path, prefix: &str) -> Result<Vec<PathBuf>, CheckpointError> {
+fn entries(folder: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
     if !folder.exists() {
         return Ok(Vec::new());
     }
-    let begins = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix));
     let found = at(folder, "cannot be listed", fs::read_dir(folder))?;
-    let mut found: Vec<PathBuf> = found.flatten().map(|entry| entry.path()).filter(begins).collect();
-    found.sort();
-    Ok(found)
+    Ok(found.flatten().map(|entry| entry.path()).collect())
 }
 
 /// The bytes of a file whose checksum stands in `sums`.
@@ -240,8 +246,4 @@ fn arrays_error(path: &Path, why: impl ToString) -> CheckpointError {
 
 fn state_error(path: &Path, why: impl ToString) -> CheckpointError {
     CheckpointError::State { path: path.to_path_buf(), why: why.to_string() }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -1,7 +1,5 @@
 //! One function per verb: what was typed to what is done; the only place that prints.
 
-#![expect(clippy::print_stderr, reason = "this is the module that prints")]
-
 mod progress;
 
 use std::io::{self, Write};
@@ -14,18 +12,18 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 use serde_json::json;
-use tokio::runtime::{Handle, Runtime};
+use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
 use crate::config::{Plan, RunConfig};
-use crate::pipeline::{Counts, Pipeline};
+use crate::pipeline::Counts;
 use crate::run::bench::{self, Figures};
 use crate::run::exchange::{self, Which};
 use crate::run::folder::{self, RunFolder};
-use crate::run::{Event, Outcome, Surroundings, free_folder, show};
+use crate::run::{Event, Outcome, Surroundings, free_folder, ready, show, stream as stream_of};
 use crate::shard;
 use crate::telemetry::{Telemetry, server};
-use progress::{Progress, bytes, count};
+use progress::{Progress, bytes, complaints, count};
 
 /// Trains image encoders without labels, from tar shards, as fast as they can be read.
 #[derive(Parser)]
@@ -240,11 +238,11 @@ fn train(args: TrainArgs) -> Result<()> {
     let serving = Serving::start(&config, &telemetry, &runtime)?;
     let plan = Plan::new(config)?;
     let folder = match (&args.resume, &args.file) {
-        (Some(run), _) => {
-            folder::config_of(run)?;
-            RunFolder::open(run)?
+        (Some(run), _) => RunFolder::resume(run, &plan)?,
+        (None, Some(file)) => {
+            ready(&plan)?;
+            RunFolder::create(&args.out.unwrap_or_else(|| free_folder(&name)), file, &plan)?
         }
-        (None, Some(file)) => RunFolder::create(&args.out.unwrap_or_else(|| free_folder(&name)), file, &plan)?,
         (None, None) => bail!("a pipeline file or --resume is needed"),
     };
     let interrupted = Arc::new(AtomicBool::new(false));
@@ -280,10 +278,11 @@ async fn leave_on_signals(interrupted: Arc<AtomicBool>) {
             _ = interrupt.recv() => if again { std::process::exit(INTERRUPTED) },
             _ = terminate.recv() => {}
         }
-        if !again {
-            eprintln!("saving and leaving; Ctrl-C again leaves at once");
-        }
         interrupted.store(true, Relaxed);
+        if !again {
+            // A closed standard error must not keep the run from saving.
+            let _ = writeln!(io::stderr(), "saving and leaving; Ctrl-C again leaves at once");
+        }
     }
 }
 
@@ -293,18 +292,13 @@ fn check(args: CheckArgs) -> Result<()> {
         drop(server::bind(address)?);
     }
     let plan = Plan::new(config)?;
-    let place = plan.config.device.open()?;
+    let place = ready(&plan)?;
     let out = args.out.unwrap_or_else(|| free_folder(&name_of(&args.file.file)));
     folder::check_writable(&out)?;
-    if let Some(path) = &plan.config.encoder.weights {
-        exchange::open(path)?;
-    }
     if args.json {
         return say_json(&folder::derived(&plan));
     }
-    for complaint in plan.train.complaints().iter().chain(plan.validation.iter().flat_map(|set| set.complaints())) {
-        say(&format!("left out: {complaint}"))?;
-    }
+    complaints(&plan).iter().try_for_each(|line| say(line))?;
     for (name, text) in overview(&plan, &place.name) {
         say(&format!("{name:<11} {text}"))?;
     }
@@ -343,7 +337,7 @@ fn stream(args: StreamArgs) -> Result<()> {
     let (runtime, telemetry) = (Runtime::new()?, Telemetry::new("stream"));
     let plan = Plan::new(config)?;
     let steps = args.start_step..args.start_step.saturating_add(args.batches);
-    let mut batches = start(&plan, steps, runtime.handle(), &telemetry)?;
+    let mut batches = stream_of(&plan, steps, Counts::default(), runtime.handle(), &telemetry)?;
     while let Some(batch) = batches.next() {
         let batch = batch?;
         let digests = batch.digests();
@@ -371,16 +365,12 @@ fn stream(args: StreamArgs) -> Result<()> {
 fn draw(args: ShowArgs) -> Result<()> {
     let plan = Plan::new(RunConfig::read(&args.file.file, &args.file.changes.set)?)?;
     let (runtime, telemetry) = (Runtime::new()?, Telemetry::new("show"));
-    let mut batches = start(&plan, args.step..args.step.saturating_add(1), runtime.handle(), &telemetry)?;
+    let mut batches =
+        stream_of(&plan, args.step..args.step.saturating_add(1), Counts::default(), runtime.handle(), &telemetry)?;
     let batch = batches.next().context("the stream holds no batch")??;
     let side = plan.config.augment.size;
     show::draw(&batch, side, plan.encoder.patch as u32, &args.out)?;
     say(&format!("{}: image, context, then the target blocks; step {}", args.out.display(), batch.step))
-}
-
-fn start(plan: &Plan, steps: std::ops::Range<u64>, runtime: &Handle, telemetry: &Telemetry) -> Result<Pipeline> {
-    let (set, config) = (Arc::clone(&plan.train), plan.config.stream.clone());
-    Ok(Pipeline::start(runtime, set, plan.stream.clone(), config, steps, Counts::default(), telemetry)?)
 }
 
 fn measure(args: BenchArgs) -> Result<()> {

@@ -9,9 +9,10 @@ use toml::{Table, Value};
 use crate::model::{PredictorConfig, VitConfig, VitSize};
 use crate::pipeline::{self, AugmentConfig, MaskConfig, Order, PipelineError, StreamConfig, StreamSpec};
 use crate::shard::{ShardError, ShardSet};
-use crate::telemetry::TelemetryConfig;
+use crate::telemetry::{TelemetryConfig, memory};
 use crate::train::device::DeviceError;
 use crate::train::step::StepConfig;
+use crate::train::upload::uploaded_bytes;
 use crate::train::{DeviceChoice, Normalisation, Schedules};
 
 /// One pipeline file. What changes a result has no default here.
@@ -229,13 +230,61 @@ fn apply(change: &str, table: &mut Table) -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// Where a run stops to save, to score, or to end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+/// Where a run pauses to save, to score, or to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stop {
-    /// Steps done when it stops.
+    /// Steps done when it pauses.
     pub step: u64,
     pub save: bool,
     pub score: bool,
+}
+
+/// All pauses of a run, computed as they come: a run may have more of them than memory holds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Stops {
+    steps: u64,
+    save_every: u64,
+    /// Whether the end is scored.
+    score: bool,
+    /// Steps between two scores on the way, not a whole number in general.
+    score_every: Option<f64>,
+}
+
+impl Stops {
+    fn new(config: &RunConfig, steps: u64, samples: usize) -> Self {
+        let epochs = config.score.and_then(|score| score.every_epochs);
+        Self {
+            steps,
+            save_every: config.checkpoint.every_steps,
+            score: config.score.is_some(),
+            score_every: epochs.map(|epochs| (epochs * samples as f64 / config.train.batch as f64).max(1.0)),
+        }
+    }
+
+    /// The first pause after so many steps; `None` at the end.
+    pub fn after(&self, step: u64) -> Option<Stop> {
+        if step >= self.steps {
+            return None;
+        }
+        let next_save = (step / self.save_every).saturating_add(1).saturating_mul(self.save_every);
+        let next_score = self.scores_near(step).find(|&place| place > step).unwrap_or(self.steps);
+        Some(self.at(next_save.min(next_score).min(self.steps)))
+    }
+
+    /// What is done after so many steps. What is scored is saved first, so that a score can cost no steps.
+    pub fn at(&self, step: u64) -> Stop {
+        let is_end = step == self.steps;
+        let score = self.score && (is_end || (step > 0 && self.scores_near(step).any(|place| place == step)));
+        Stop { step, save: is_end || score || step.is_multiple_of(self.save_every), score }
+    }
+
+    /// Steps to score after, around and after this one; rounding may put the first a place too early.
+    fn scores_near(&self, step: u64) -> impl Iterator<Item = u64> {
+        self.score_every.into_iter().flat_map(move |every| {
+            let passed = (step as f64 / every) as u64;
+            (passed..=passed.saturating_add(2)).map(move |number| (number as f64 * every).ceil() as u64)
+        })
+    }
 }
 
 /// A run, checked and derived.
@@ -249,7 +298,7 @@ pub struct Plan {
     pub stream: StreamSpec,
     pub step: StepConfig,
     pub steps: u64,
-    pub stops: Vec<Stop>,
+    pub stops: Stops,
     pub encoder_parameters: u64,
     pub predictor_parameters: u64,
     pub bytes_in_flight: u64,
@@ -276,7 +325,11 @@ impl Plan {
         let need_labels = config.score.is_some();
         let validation = config.data.validation.as_ref().map(|patterns| open("validation", patterns, need_labels));
         let validation = validation.transpose()?;
-        // A batch of none would make no steps; the stream's own check comes after the number of steps is known.
+        if config.score.is_some() && !(0..train.len() as u32).any(|number| train.sample(number).label.is_some()) {
+            let why =
+                "a score compares labels, and no sample of data.train has one; leave [score] out or add .cls members";
+            return Err(value("score.k", config.score.map_or(0, |score| score.k), why));
+        }
         let steps = steps_of(config.train.epochs, train.len(), config.train.batch);
         if steps == 0 {
             let why = format!("{} samples are fewer than one batch of {}", train.len(), config.train.batch);
@@ -284,14 +337,17 @@ impl Plan {
         }
         stream.check(&(0..steps))?;
         let largest = (0..train.len() as u32).map(|number| train.sample(number).length).max().unwrap_or(0);
+        let bytes_in_flight = pipeline::bytes_in_flight(&stream, &config.stream, largest)
+            .saturating_add(uploaded_bytes(config.train.batch, config.augment.size as usize));
+        check_memory(bytes_in_flight, &config)?;
         Ok(Self {
-            bytes_in_flight: pipeline::bytes_in_flight(&stream, &config.stream, largest),
+            bytes_in_flight,
             step: StepConfig {
                 accumulate: config.train.accumulate,
                 clip_norm: config.train.clip_norm,
                 schedules: schedules(&config, steps, train.len()),
             },
-            stops: stops(&config, steps, train.len()),
+            stops: Stops::new(&config, steps, train.len()),
             encoder_parameters: encoder.parameters(),
             predictor_parameters: predictor.parameters(encoder.width, encoder.grid() * encoder.grid()),
             encoder,
@@ -315,27 +371,35 @@ impl Plan {
 
     /// What decides the course of the run beside the data: a run goes on only under the same.
     pub fn course(&self) -> String {
-        let config = &self.config;
-        serde_json::json!({
-            "seed": config.seed, "window": config.data.window, "augment": config.augment, "pixels": config.pixels,
-            "mask": config.mask, "encoder": self.encoder, "predictor": self.predictor, "train": config.train,
-        })
-        .to_string()
+        course(&self.config, &self.encoder, &self.predictor)
     }
 
     /// The stream of a set's samples as a score sees them: whole images in the listed order, at most so many of them.
     pub fn scoring(&self, side: u32, samples: usize, most: Option<usize>) -> StreamSpec {
         let augment = AugmentConfig { size: side, ..self.config.augment.clone() };
         let every = most.map_or(1, |most| samples.div_ceil(most).max(1));
-        StreamSpec { order: Order::InOrder { every }, batch: self.config.train.batch, augment, mask: None }
+        // What fits a training step fits here, where nothing is kept for a backward pass.
+        let batch = self.config.train.batch.div_ceil(self.config.train.accumulate);
+        StreamSpec { order: Order::InOrder { every }, batch, augment, mask: None }
     }
 
     /// Bytes that the run writes at most: the checkpoints it keeps, one that is being written, and its records.
     pub fn disk_bytes(&self) -> u64 {
         /// Generous for one line of `steps.jsonl`.
         const STEP_LINE: u64 = 400;
-        self.checkpoint_bytes() * (self.config.checkpoint.keep as u64 + 1) + self.steps * STEP_LINE
+        let checkpoints = self.checkpoint_bytes().saturating_mul(self.config.checkpoint.keep as u64 + 1);
+        checkpoints.saturating_add(self.steps.saturating_mul(STEP_LINE))
     }
+}
+
+/// What decides the course of a run beside the data, as text.
+pub fn course(config: &RunConfig, encoder: &VitConfig, predictor: &PredictorConfig) -> String {
+    serde_json::json!({
+        "seed": config.seed, "window": config.data.window, "augment": config.augment, "pixels": config.pixels,
+        "mask": config.mask, "encoder": encoder, "predictor": predictor, "train": config.train,
+        "weights": config.encoder.weights.is_some(),
+    })
+    .to_string()
 }
 
 /// The shapes of a configuration's models.
@@ -348,10 +412,18 @@ pub fn shapes(config: &RunConfig) -> Result<(VitConfig, PredictorConfig), Config
 }
 
 /// # Errors
+/// When no predictor can have this shape.
+pub fn check_predictor(shape: &PredictorConfig) -> Result<(), ConfigError> {
+    check_shape("predictor.width", shape.width, shape.heads, shape.depth)?;
+    check_hidden("predictor's hidden width", shape.hidden)
+}
+
+/// # Errors
 /// When no ViT can have this shape.
 pub fn check_vit(shape: &VitConfig) -> Result<(), ConfigError> {
     check_grid(shape.image, shape.patch)?;
-    check_shape("encoder.width", shape.width, shape.heads, shape.depth)
+    check_shape("encoder.width", shape.width, shape.heads, shape.depth)?;
+    check_hidden("encoder's hidden width", shape.hidden)
 }
 
 fn value(key: &'static str, value: impl std::fmt::Display, why: &str) -> ConfigError {
@@ -376,21 +448,32 @@ fn check_ranges(config: &RunConfig) -> Result<(), ConfigError> {
         None => Ok(()),
     };
     positive("train.epochs", train.epochs)?;
+    at_least_one("train.batch", train.batch as u64)?;
     at_least_one("train.accumulate", train.accumulate as u64)?;
     if train.accumulate > train.batch {
         return Err(value("train.accumulate", train.accumulate, "must not exceed train.batch"));
     }
     finite("train.learning_rate", &train.learning_rate)?;
     finite("train.warmup_epochs", &[train.warmup_epochs])?;
+    if train.warmup_epochs > train.epochs {
+        return Err(value("train.warmup_epochs", train.warmup_epochs, "must not exceed train.epochs"));
+    }
+    let [_, peak, last] = train.learning_rate;
+    if last > peak {
+        return Err(value("train.learning_rate", last, "the last rate must not exceed the one before it, the peak"));
+    }
     finite("train.weight_decay", &train.weight_decay)?;
     range("train.ema_decay", train.ema_decay, 0.0, 1.0)?;
     train.clip_norm.map_or(Ok(()), |norm| positive("train.clip_norm", norm))?;
+    finite("pixels.mean", &config.pixels.mean)?;
     for deviation in config.pixels.deviation {
         positive("pixels.deviation", deviation)?;
     }
     at_least_one("data.window", config.data.window as u64)?;
     at_least_one("checkpoint.every_steps", config.checkpoint.every_steps)?;
-    at_least_one("checkpoint.keep", config.checkpoint.keep as u64)?;
+    if !(1..=MOST_KEPT).contains(&config.checkpoint.keep) {
+        return Err(value("checkpoint.keep", config.checkpoint.keep, &format!("must lie in 1..={MOST_KEPT}")));
+    }
     let Some(score) = &config.score else { return Ok(()) };
     at_least_one("score.k", score.k as u64)?;
     if config.data.validation.is_none() {
@@ -405,6 +488,7 @@ fn check_ranges(config: &RunConfig) -> Result<(), ConfigError> {
 const MOST_PIXELS: usize = 4096;
 const MOST_WIDTH: usize = 16384;
 const MOST_DEPTH: usize = 1024;
+const MOST_KEPT: usize = 10_000;
 
 fn encoder_shape(config: &RunConfig) -> Result<VitConfig, ConfigError> {
     let EncoderConfig { patch, size, width, depth, heads, .. } = config.encoder;
@@ -439,16 +523,36 @@ fn predictor_shape(config: &RunConfig, encoder: &VitConfig) -> Result<PredictorC
 }
 
 fn check_shape(key: &'static str, width: usize, heads: usize, depth: usize) -> Result<(), ConfigError> {
-    if width == 0 || width % 4 != 0 || width > MOST_WIDTH {
+    if width == 0 || !width.is_multiple_of(4) || width > MOST_WIDTH {
         return Err(value(key, width, &format!("must be a multiple of 4 (positions) up to {MOST_WIDTH}")));
     }
-    if heads == 0 || width % heads != 0 {
+    if heads == 0 || !width.is_multiple_of(heads) {
         return Err(value(key, width, &format!("must be a multiple of the number of heads, {heads}")));
     }
     if depth == 0 || depth > MOST_DEPTH {
         return Err(value(key, width, &format!("needs a depth in 1..={MOST_DEPTH}, not {depth}")));
     }
     Ok(())
+}
+
+/// Refuses queues that this machine has no memory for, before any of it is taken.
+fn check_memory(bytes_in_flight: u64, config: &RunConfig) -> Result<(), ConfigError> {
+    match memory() {
+        Some(memory) if bytes_in_flight > memory => {
+            let why = format!(
+                "batches and samples in flight take {bytes_in_flight} bytes, this machine has {memory}: lower this, \
+                 train.batch or augment.size"
+            );
+            Err(value("stream.batches_ahead", config.stream.batches_ahead, &why))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_hidden(key: &'static str, hidden: usize) -> Result<(), ConfigError> {
+    let most = 4 * MOST_WIDTH;
+    let why = format!("must lie in 1..={most}");
+    if (1..=most).contains(&hidden) { Ok(()) } else { Err(value(key, hidden, &why)) }
 }
 
 /// Whole batches in so many epochs; what is left of the last epoch is less than a batch.
@@ -467,27 +571,4 @@ fn schedules(config: &RunConfig, steps: u64, samples: usize) -> Schedules {
         weight_decay: config.train.weight_decay,
         ema_decay: config.train.ema_decay,
     }
-}
-
-/// All places where training pauses, in order; the last one is the end.
-fn stops(config: &RunConfig, steps: u64, samples: usize) -> Vec<Stop> {
-    let every = config.checkpoint.every_steps;
-    let mut stops: std::collections::BTreeMap<u64, Stop> = (1..=steps / every)
-        .map(|number| (number * every, Stop { step: number * every, save: true, score: false }))
-        .collect();
-    let mut add_score = |step: u64| {
-        let stop = stops.entry(step).or_insert(Stop { step, save: false, score: false });
-        stop.score = config.score.is_some();
-    };
-    let epochs_between = config.score.and_then(|score| score.every_epochs);
-    if let Some(epochs) = epochs_between {
-        let batches = |epochs: f64| (epochs * samples as f64 / config.train.batch as f64).ceil() as u64;
-        (1..)
-            .map(|number| batches(f64::from(number) * epochs))
-            .take_while(|&step| step < steps)
-            .for_each(&mut add_score);
-    }
-    add_score(steps);
-    stops.entry(steps).and_modify(|stop| stop.save = true);
-    stops.into_values().collect()
 }

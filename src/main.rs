@@ -1,8 +1,6 @@
 //! Parses, calls, prints the chain of causes in one line, and sets the exit code: 0 done, 1 failed, 2 wrong usage.
 
-#![expect(clippy::print_stderr, reason = "the last word on an error is said here")]
-
-use std::io;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -11,7 +9,7 @@ use saccade::cli::{Cli, run};
 fn main() -> ExitCode {
     let cli = Cli::parse();
     if let Err(error) = saccade::telemetry::log::start() {
-        eprintln!("error: {error}");
+        let _ = writeln!(io::stderr(), "error: {error}");
         return ExitCode::from(2);
     }
     match run(cli) {
@@ -19,7 +17,7 @@ fn main() -> ExitCode {
         // Whoever read our output has read enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {}", one_line(&error));
+            let _ = writeln!(io::stderr(), "error: {}", one_line(&error));
             ExitCode::FAILURE
         }
     }

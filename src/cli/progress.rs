@@ -1,5 +1,6 @@
 //! How a run looks while it goes on: a bar on a terminal, plain lines elsewhere, both on standard error.
 
+use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -9,6 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::config::Plan;
 use crate::run::score::Scores;
 use crate::run::{Event, StepLine};
+use crate::shard::Complaint;
 use crate::telemetry::Telemetry;
 
 /// Plain lines that a whole run prints, about.
@@ -62,8 +64,8 @@ impl Progress {
         if let Some(address) = self.address {
             self.line(&format!("metrics at http://{address}/metrics"));
         }
-        for complaint in plan.train.complaints().iter().take(3) {
-            self.line(&format!("left out: {complaint}"));
+        for line in complaints(plan) {
+            self.line(&line);
         }
         if from > 0 {
             self.line(&format!("going on after step {from}"));
@@ -86,7 +88,7 @@ impl Progress {
                 bar.set_position(done);
                 bar.set_message(text);
             }
-            None if done % self.every == 0 || done == self.steps => {
+            None if done.is_multiple_of(self.every) || done == self.steps => {
                 self.line(&format!("step {done}/{}  epoch {}  {text}", self.steps, line.epoch));
             }
             None => {}
@@ -95,8 +97,8 @@ impl Progress {
 
     fn line(&self, text: &str) {
         match &self.bar {
-            Some(bar) => bar.suspend(|| eprintln!("{text}")),
             // A closed standard error must not end a run.
+            Some(bar) => bar.suspend(|| drop(writeln!(io::stderr(), "{text}"))),
             None => drop(writeln!(io::stderr(), "{text}")),
         }
     }
@@ -113,6 +115,24 @@ fn table(scores: &Scores) -> String {
     let head =
         format!("kNN, k = {k}, cosine; {train_samples} training samples, {validation_samples} validation samples");
     format!("{head}\n{}", rows.join("\n"))
+}
+
+/// What is wrong with samples of a Plan's shards: a line per split and kind, with the first of each.
+pub fn complaints(plan: &Plan) -> Vec<String> {
+    let validation = plan.validation.iter().map(|set| ("validation", set));
+    let mut lines = Vec::new();
+    for (split, set) in std::iter::once(("train", &plan.train)).chain(validation) {
+        let mut kinds: BTreeMap<(bool, String), (usize, &Complaint)> = BTreeMap::new();
+        for complaint in set.complaints() {
+            kinds.entry((complaint.left_out, complaint.why.to_string())).or_insert((0, complaint)).0 += 1;
+        }
+        let line = |((left_out, _), (samples, first)): (&(bool, String), &(usize, &Complaint))| {
+            let fate = if *left_out { "left out" } else { "kept without a label" };
+            format!("data.{split}: {} samples {fate}, the first: {first}", count(*samples as u64))
+        };
+        lines.extend(kinds.iter().map(line));
+    }
+    lines
 }
 
 /// 1234567 as 1,234,567.

@@ -56,7 +56,7 @@ pub fn pixels(images: Tensor<4>) -> Tensor<2> {
 /// When the pipeline gives up.
 pub fn extract(mut batches: Uploader, encode: impl Fn(Tensor<4>) -> Tensor<2>) -> Result<Features, PipelineError> {
     let mut features = Features::default();
-    while let Some((batch, _)) = batches.next() {
+    while let Some((batch, _)) = batches.next_batch() {
         let DeviceBatch { images, labels, .. } = batch?;
         let encoded = encode(images);
         let [_, width] = encoded.dims();

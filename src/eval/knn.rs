@@ -1,6 +1,5 @@
 //! k nearest neighbours: how many held-out samples share the label of most of their neighbours in the training split.
 
-use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use burn::tensor::{Device, Tensor, TensorData};
@@ -85,8 +84,7 @@ fn matrix(values: Vec<f32>, width: usize, device: &Device) -> Tensor<2> {
 /// The label that most of the `k` greatest places carry.
 fn vote(nearness: &[f32], labels: &[u32], k: usize) -> u32 {
     let mut order: Vec<usize> = (0..nearness.len()).collect();
-    let nearest_first =
-        |a: &usize, b: &usize| nearness[*b].partial_cmp(&nearness[*a]).unwrap_or(Ordering::Equal).then(a.cmp(b));
+    let nearest_first = |a: &usize, b: &usize| nearness[*b].total_cmp(&nearness[*a]).then(a.cmp(b));
     let k = k.clamp(1, order.len());
     order.select_nth_unstable_by(k - 1, nearest_first);
     let mut votes = BTreeMap::new();

@@ -213,7 +213,12 @@ pub fn encoder_from_hugging_face(mut weights: Weights, config: &VitConfig) -> Re
         for kind in ["weight", "bias"] {
             let mut joined = Array { shape: Vec::new(), values: Vec::new() };
             for part in HUGGING_FACE_QKV {
-                let array = take(format!("encoder.layer.{block}.attention.attention.{part}.{kind}"))?;
+                let name = format!("encoder.layer.{block}.attention.attention.{part}.{kind}");
+                let array = take(name.clone())?;
+                let needed = if kind == "weight" { vec![config.width; 2] } else { vec![config.width] };
+                if array.shape != needed {
+                    return Err(WeightsError::Shape { name, found: array.shape, needed });
+                }
                 joined.values.extend(&array.values);
                 joined.shape = array.shape;
             }
@@ -251,7 +256,13 @@ pub fn encoder_to_hugging_face(mut weights: Weights, config: &VitConfig) -> Resu
     theirs.insert(HUGGING_FACE_POSITIONS.into(), positions.reshaped(&shape));
     for block in 0..config.depth {
         for kind in ["weight", "bias"] {
-            let joined = take(format!("blocks.{block}.attention.qkv.{kind}"))?;
+            let name = format!("blocks.{block}.attention.qkv.{kind}");
+            let joined = take(name.clone())?;
+            let wide = HUGGING_FACE_QKV.len() * config.width;
+            let needed = if kind == "weight" { vec![config.width, wide] } else { vec![wide] };
+            if joined.shape != needed {
+                return Err(WeightsError::Shape { name, found: joined.shape, needed });
+            }
             let joined = if kind == "weight" { joined.transposed() } else { joined };
             let each = joined.values.len() / HUGGING_FACE_QKV.len();
             let mut shape = joined.shape.clone();

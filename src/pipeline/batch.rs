@@ -16,6 +16,7 @@ use sha2::{Digest, Sha256};
 
 use super::decode::Reason;
 use super::mask::{MaskMode, SampleMasks, Sizes, collate};
+use crate::shard::hex;
 
 /// What the device takes at once; batches arrive in the order of their steps.
 #[derive(Debug)]
@@ -101,10 +102,6 @@ impl Masks {
         }
         hex(digest.finalize().as_slice())
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl Indices {

@@ -1,17 +1,15 @@
 //! How fast parts of a run are on this machine: the data path alone, the step alone, both together.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use serde::Serialize;
 use tokio::runtime::Handle;
 
-use super::trainer;
+use super::{stream, trainer, uploaded};
 use crate::config::Plan;
 use crate::pipeline::{Counts, Pipeline};
-use crate::telemetry::{Stage, StageTotals, Telemetry};
-use crate::train::Uploader;
+use crate::telemetry::{Stage, StageTotals, Telemetry, processor_time};
 
 /// Batches or steps before the clock starts: caches fill, pools grow to their size, kernels are chosen.
 const WARM_UP: usize = 2;
@@ -99,7 +97,7 @@ impl<'a> Clock<'a> {
 /// # Errors
 /// When the data fail or the stream ends before the clock starts.
 pub fn data(plan: &Plan, limit: Duration, runtime: &Handle, telemetry: &Telemetry) -> Result<Figures> {
-    let mut pipeline = pipeline(plan, runtime, telemetry)?;
+    let mut pipeline = endless(plan, runtime, telemetry)?;
     let mut next = || pipeline.next().transpose();
     for _ in 0..WARM_UP {
         next()?;
@@ -120,11 +118,12 @@ pub fn data(plan: &Plan, limit: Duration, runtime: &Handle, telemetry: &Telemetr
 /// When the data fail or the device cannot be used.
 pub fn step(plan: &Plan, limit: Duration, runtime: &Handle, telemetry: &Telemetry) -> Result<Figures> {
     let place = plan.config.device.open()?;
-    let mut trainer = trainer(plan, &place)?;
-    let side = plan.config.augment.size as usize;
-    let batches = Uploader::start(pipeline(plan, runtime, telemetry)?, side, plan.config.pixels, &place, telemetry);
-    let (batch, _) = { batches }.next().context("the stream holds no batch")?;
+    let mut trainer = trainer(plan, &place, plan.config.encoder.weights.as_deref())?;
+    let mut batches = uploaded(plan, endless(plan, runtime, telemetry)?, &place, telemetry)?;
+    let (batch, _) = batches.next_batch().context("the stream holds no batch")?;
     let batch = batch?;
+    // The stream's threads would take the processors from the step.
+    drop(batches);
     let mut make = || trainer.step(&batch).map(|report| report.loss.into_scalar::<f32>());
     for _ in 0..WARM_UP {
         make();
@@ -146,18 +145,17 @@ pub fn step(plan: &Plan, limit: Duration, runtime: &Handle, telemetry: &Telemetr
 /// When the data fail or the device cannot be used.
 pub fn train(plan: &Plan, limit: Duration, runtime: &Handle, telemetry: &Telemetry) -> Result<Figures> {
     let place = plan.config.device.open()?;
-    let mut trainer = trainer(plan, &place)?;
-    let side = plan.config.augment.size as usize;
-    let mut batches = Uploader::start(pipeline(plan, runtime, telemetry)?, side, plan.config.pixels, &place, telemetry);
+    let mut trainer = trainer(plan, &place, plan.config.encoder.weights.as_deref())?;
+    let mut batches = uploaded(plan, endless(plan, runtime, telemetry)?, &place, telemetry)?;
     let mut make = || -> Result<Option<usize>> {
-        let Some((batch, _)) = batches.next() else {
+        let Some((batch, _)) = batches.next_batch() else {
             return Ok(None);
         };
-        let batch = batch?;
+        let (batch, start) = (batch?, Instant::now());
         let report = trainer.step(&batch).context("the batch has no masks")?;
         report.loss.into_scalar::<f32>();
         let meter = telemetry.stage(Stage::Train);
-        meter.busy(report.took);
+        meter.busy(start.elapsed());
         meter.samples(batch.samples.len() as u64);
         Ok(Some(batch.samples.len()))
     };
@@ -175,23 +173,12 @@ pub fn train(plan: &Plan, limit: Duration, runtime: &Handle, telemetry: &Telemet
 }
 
 /// The Plan's stream without an end.
-fn pipeline(plan: &Plan, runtime: &Handle, telemetry: &Telemetry) -> Result<Pipeline> {
-    let (set, config) = (Arc::clone(&plan.train), plan.config.stream.clone());
+fn endless(plan: &Plan, runtime: &Handle, telemetry: &Telemetry) -> Result<Pipeline> {
     let steps = 0..u64::MAX / (plan.stream.batch as u64 + 1);
-    Ok(Pipeline::start(runtime, set, plan.stream.clone(), config, steps, Counts::default(), telemetry)?)
+    stream(plan, steps, Counts::default(), runtime, telemetry)
 }
 
-/// User and system time of this process so far.
+/// User and system time of this process so far; nothing where the system does not tell.
 fn cpu_time() -> Duration {
-    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
-    #[expect(unsafe_code, reason = "the only portable source of the CPU time of all threads")]
-    // SAFETY: getrusage fills the struct that it is given, which outlives the call; zeroes are a valid rusage.
-    let usage = unsafe {
-        libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr());
-        usage.assume_init()
-    };
-    let time = |value: libc::timeval| {
-        Duration::from_secs(value.tv_sec.unsigned_abs()) + Duration::from_micros(value.tv_usec.unsigned_abs())
-    };
-    time(usage.ru_utime) + time(usage.ru_stime)
+    processor_time().unwrap_or_default()
 }

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::folder;
 use crate::checkpoint::{self, read_arrays, write_arrays, write_whole};
-use crate::config::shapes;
+use crate::config::{check_predictor, check_vit, shapes};
 use crate::model::weights::{self, Array, Weights};
 use crate::model::{PredictorConfig, VitConfig, WeightInit};
 use crate::train::Trainer;
@@ -38,6 +38,13 @@ pub struct Shapes {
     pub predictor: Option<PredictorConfig>,
 }
 
+impl Shapes {
+    fn check(&self) -> Result<()> {
+        check_vit(&self.encoder)?;
+        Ok(self.predictor.as_ref().map_or(Ok(()), check_predictor)?)
+    }
+}
+
 impl Exchanged {
     /// The encoder's own weights, without a prefix.
     ///
@@ -47,8 +54,19 @@ impl Exchanged {
         self.part("encoder.").context("the weights hold no encoder.*")
     }
 
+    /// # Errors
+    /// When the weights belong to an encoder of another shape.
+    pub fn check_encoder(&self, wanted: &VitConfig) -> Result<()> {
+        let found = &self.shapes.encoder;
+        if found != wanted {
+            bail!("the weights belong to another encoder: {}, the pipeline file says {}", told(found), told(wanted));
+        }
+        Ok(())
+    }
+
     fn part(&self, prefix: &str) -> Option<Weights> {
-        let part = weights::take_prefix(&mut self.weights.clone(), prefix);
+        let named = |(name, array): (&String, &Array)| Some((name.strip_prefix(prefix)?.to_string(), array.clone()));
+        let part: Weights = self.weights.iter().filter_map(named).collect();
         (!part.is_empty()).then_some(part)
     }
 
@@ -69,7 +87,8 @@ impl Exchanged {
 /// When the folder is neither, or damaged.
 pub fn open(path: &Path) -> Result<Exchanged> {
     if path.join(SHAPES).exists() {
-        let shapes = read_json(&path.join(SHAPES))?;
+        let shapes: Shapes = read_json(&path.join(SHAPES))?;
+        shapes.check().with_context(|| path.join(SHAPES).display().to_string())?;
         return Ok(Exchanged { shapes, weights: read_arrays(&path.join(ARRAYS))? });
     }
     let config = folder::config_of(path)
@@ -93,7 +112,8 @@ pub fn import(source: &Path, heads: Option<usize>) -> Result<Exchanged> {
 /// # Errors
 /// When the folder cannot be written, or holds weights already.
 pub fn write(exchanged: &Exchanged, folder: &Path) -> Result<()> {
-    make_new(folder, SHAPES)?;
+    refuse(folder, SHAPES)?;
+    make(folder)?;
     write_arrays(&folder.join(ARRAYS), &exchanged.weights)?;
     Ok(write_whole(&folder.join(SHAPES), &serde_json::to_vec_pretty(&exchanged.shapes)?)?)
 }
@@ -103,13 +123,15 @@ pub fn write(exchanged: &Exchanged, folder: &Path) -> Result<()> {
 /// # Errors
 /// When the folder cannot be written, or holds a model already.
 pub fn export(exchanged: &Exchanged, which: Which, folder: &Path) -> Result<()> {
-    make_new(folder, "config.json")?;
+    refuse(folder, "config.json")?;
     let shape = exchanged.shapes.encoder;
     let ours = match which {
         Which::Target => exchanged.part("target.").map_or_else(|| exchanged.encoder(), Ok)?,
         Which::Encoder => exchanged.encoder()?,
     };
-    write_arrays(&folder.join("model.safetensors"), &weights::encoder_to_hugging_face(ours, &shape)?)?;
+    let theirs = weights::encoder_to_hugging_face(ours, &shape)?;
+    make(folder)?;
+    write_arrays(&folder.join("model.safetensors"), &theirs)?;
     let config = json!({
         "architectures": ["IJepaModel"],
         "model_type": "ijepa",
@@ -138,10 +160,19 @@ pub enum Which {
     Encoder,
 }
 
-fn make_new(folder: &Path, mark: &str) -> Result<()> {
+fn told(shape: &VitConfig) -> String {
+    let VitConfig { image, patch, width, depth, heads, hidden } = shape;
+    format!("{image} pixels, patch {patch}, width {width}, depth {depth}, {heads} heads, hidden {hidden}")
+}
+
+fn refuse(folder: &Path, mark: &str) -> Result<()> {
     if folder.join(mark).exists() {
         bail!("{}: holds a model already; choose another --out", folder.display());
     }
+    Ok(())
+}
+
+fn make(folder: &Path) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("{}: cannot be made; choose another --out", folder.display()))
 }
 
@@ -162,6 +193,7 @@ fn from_hugging_face(source: &Path) -> Result<Exchanged> {
         heads: number("num_attention_heads")?,
         hidden: number("intermediate_size")?,
     };
+    check_vit(&encoder).with_context(|| path.display().to_string())?;
     let same_as_ours = [
         ("model_type", json!("ijepa")),
         ("hidden_act", json!("gelu")),
@@ -248,8 +280,13 @@ fn usual_heads(width: usize) -> Option<usize> {
 
 /// Accounts for every tensor by putting all of them into models of the said shapes.
 fn checked(exchanged: Exchanged) -> Result<Exchanged> {
+    exchanged.shapes.check()?;
     let Shapes { encoder, predictor } = exchanged.shapes;
-    crate::config::check_vit(&encoder)?;
+    let numbers: usize = exchanged.encoder()?.values().map(|array| array.values.len()).sum();
+    // Before a model of the said shape takes memory: the file must have the numbers for it.
+    if encoder.parameters() != numbers as u64 {
+        bail!("the encoder has {numbers} numbers, its shape ({}) asks for {}", told(&encoder), encoder.parameters());
+    }
     let (device, mut init) = (Device::flex(), WeightInit::new(0));
     let mut model = encoder.init(&mut init, &device);
     weights::apply(&mut model, exchanged.encoder()?)?;

@@ -9,9 +9,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::StepLine;
-use super::score::{Baselines, Scores};
+use super::exchange;
+use super::score::Scores;
 use crate::checkpoint::write_whole;
-use crate::config::{Plan, RunConfig};
+use crate::config::{Plan, RunConfig, course, shapes};
 use crate::pipeline::Quarantined;
 
 const PIPELINE: &str = "pipeline.toml";
@@ -19,6 +20,8 @@ const PLAN: &str = "plan.json";
 const STEPS: &str = "steps.jsonl";
 const QUARANTINE: &str = "quarantine.jsonl";
 const SCORES: &str = "scores.json";
+/// The weights that the run began with, where it did not draw them.
+const START: &str = "start";
 const BAD_STEP: &str = "bad-step.json";
 
 /// A run's folder and its open files.
@@ -42,22 +45,37 @@ impl RunFolder {
     /// # Errors
     /// When the folder holds a run already or cannot be written.
     pub fn create(path: &Path, source: &Path, plan: &Plan) -> Result<Self> {
-        if path.join(PLAN).exists() {
-            bail!("{}: holds a run already; go on with --resume {0} or choose another --out", path.display());
-        }
+        refuse_run(path)?;
         fs::create_dir_all(path)
             .with_context(|| format!("{}: cannot be made; choose another --out", path.display()))?;
         let text = fs::read(source).with_context(|| format!("{}: cannot be read", source.display()))?;
         write_whole(&path.join(PIPELINE), &text)?;
+        if let Some(weights) = &plan.config.encoder.weights {
+            // A copy: the folder they came from may change or go.
+            exchange::write(&exchange::open(weights)?, &path.join(START))?;
+        }
         let version = env!("CARGO_PKG_VERSION").into();
         let planned = Planned { version, config: plan.config.clone(), derived: derived(plan) };
         write_whole(&path.join(PLAN), &serde_json::to_vec_pretty(&planned)?)?;
         Self::open(path)
     }
 
+    /// Opens the folder of a run that was begun under the same settings.
+    ///
+    /// # Errors
+    /// When it holds no run, a run under other settings, or cannot be written.
+    pub fn resume(path: &Path, plan: &Plan) -> Result<Self> {
+        let begun = config_of(path)?;
+        let (encoder, predictor) = shapes(&begun)?;
+        if course(&begun, &encoder, &predictor) != plan.course() {
+            bail!("{}: was begun under other settings; resume with the run's own", path.display());
+        }
+        Self::open(path)
+    }
+
     /// # Errors
     /// When the folder's files cannot be written.
-    pub fn open(path: &Path) -> Result<Self> {
+    fn open(path: &Path) -> Result<Self> {
         let append = |name: &str| {
             let path = path.join(name);
             let file = OpenOptions::new().create(true).append(true).open(&path);
@@ -74,26 +92,39 @@ impl RunFolder {
         checkpoints(&self.path)
     }
 
-    /// Cuts the records back to the steps before `step`, which will be made again.
+    /// Cuts the records back to the steps before `step`, which will be made again, and to whole lines: the last one was
+    /// perhaps being written when the run was killed.
     ///
     /// # Errors
     /// When a file cannot be read or written.
     pub fn cut(&self, step: u64) -> Result<()> {
-        for name in [STEPS, QUARANTINE] {
+        for (file, name) in [(&self.steps, STEPS), (&self.quarantine, QUARANTINE)] {
             let path = self.path.join(name);
-            let text = fs::read_to_string(&path).with_context(|| format!("{}: cannot be read", path.display()))?;
-            let step_of = |line: &str| serde_json::from_str::<Value>(line).ok().and_then(|line| line["step"].as_u64());
-            // A line that does not parse was being written when the run was killed.
-            let kept = text.split_inclusive('\n').filter(|line| step_of(line).is_some_and(|number| number < step));
-            let kept: String = kept.collect();
-            if kept.len() < text.len() {
-                // Cut in place: the file stays open for appending.
-                let file = OpenOptions::new().write(true).truncate(true).open(&path);
-                file.and_then(|mut file| file.write_all(kept.as_bytes()).and_then(|()| file.sync_all()))
-                    .with_context(|| format!("{}: cannot be written", path.display()))?;
-            }
+            let bytes = fs::read(&path).with_context(|| format!("{}: cannot be read", path.display()))?;
+            let is_before = |line: &&[u8]| {
+                let parsed = line.strip_suffix(b"\n").and_then(|line| serde_json::from_slice::<Value>(line).ok());
+                parsed.and_then(|line| line["step"].as_u64()).is_some_and(|number| number < step)
+            };
+            let kept: usize = bytes.split_inclusive(|&byte| byte == b'\n').take_while(is_before).map(<[u8]>::len).sum();
+            file.set_len(kept as u64).with_context(|| format!("{}: cannot be cut", path.display()))?;
         }
         Ok(())
+    }
+
+    /// Brings the records to the disk.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn sync(&self) -> Result<()> {
+        for (file, name) in [(&self.steps, STEPS), (&self.quarantine, QUARANTINE)] {
+            file.sync_data().with_context(|| format!("{}: cannot be synced", self.path.join(name).display()))?;
+        }
+        Ok(())
+    }
+
+    /// The weights that the run began with, where it did not draw them.
+    pub fn start(&self) -> Option<PathBuf> {
+        Some(self.path.join(START)).filter(|path| path.exists())
     }
 
     /// # Errors
@@ -134,12 +165,18 @@ impl RunFolder {
         Ok(write_whole(&self.path.join(SCORES), &serde_json::to_vec_pretty(&all)?)?)
     }
 
-    /// The scores that do not change during the run, if they were taken already.
+    /// Whether scores were taken after so many steps.
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub fn baselines(&self) -> Result<Option<Baselines>> {
-        Ok(self.all_scores()?.last().map(|scores| scores.baselines))
+    pub fn has_scores(&self, step: u64) -> Result<bool> {
+        Ok(self.all_scores()?.iter().any(|scores| scores.step == step))
+    }
+
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn last_scores(&self) -> Result<Option<Scores>> {
+        Ok(self.all_scores()?.pop())
     }
 
     fn all_scores(&self) -> Result<Vec<Scores>> {
@@ -168,10 +205,18 @@ pub fn config_of(path: &Path) -> Result<RunConfig> {
 /// # Errors
 /// When it cannot be written.
 pub fn check_writable(path: &Path) -> Result<()> {
+    refuse_run(path)?;
     let there = path.ancestors().find(|ancestor| ancestor.is_dir()).unwrap_or(Path::new("."));
     let probe = there.join(format!(".saccade-{}", std::process::id()));
     let tried = File::create(&probe).and_then(|_| fs::remove_file(&probe));
     tried.with_context(|| format!("{}: cannot be written; choose another --out", path.display()))
+}
+
+fn refuse_run(path: &Path) -> Result<()> {
+    if path.join(PLAN).exists() {
+        bail!("{0}: holds a run already; go on with --resume {0} or choose another --out", path.display());
+    }
+    Ok(())
 }
 
 pub fn checkpoints(run: &Path) -> PathBuf {
@@ -192,7 +237,6 @@ pub fn derived(plan: &Plan) -> Value {
         "batch": plan.config.train.batch,
         "steps": plan.steps,
         "warmup_steps": plan.step.schedules.warmup_steps,
-        "stops": plan.stops.len(),
         "bytes_in_flight": plan.bytes_in_flight,
         "checkpoint_bytes": plan.checkpoint_bytes(),
         "disk_bytes": plan.disk_bytes(),

@@ -249,7 +249,8 @@ fn is_sound(table: &Table, size: u64) -> bool {
     samples && members
 }
 
-pub(super) fn hex(bytes: &[u8]) -> String {
+/// A digest as text.
+pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
-pub use self::index::{Cache, Index, Stamp};
+pub use self::index::{Cache, Index, Stamp, hex};
 pub use self::list::{Listing, Reindexed, list, reindex};
 pub use self::order::EpochOrder;
 pub use self::pattern::expand;

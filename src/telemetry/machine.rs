@@ -59,6 +59,14 @@ fn status_number(status: &str, name: &str) -> Option<f64> {
     line.split_whitespace().next()?.parse().ok()
 }
 
+/// Bytes of memory that this machine has.
+pub fn memory() -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let kibibytes: u64 =
+        text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB"))?.parse().ok()?;
+    kibibytes.checked_mul(1024)
+}
+
 fn open_descriptors() -> Option<f64> {
     let entries = fs::read_dir("/proc/self/fd").ok()?.count();
     // One of them is the folder that is being read.
@@ -85,7 +93,7 @@ fn ticks_per_second() -> Option<f64> {
 
 /// Processor time of all threads, user and system.
 #[expect(unsafe_code, reason = "the standard library does not tell the processor time")]
-pub(super) fn processor_time() -> Option<Duration> {
+pub fn processor_time() -> Option<Duration> {
     // SAFETY: `rusage` holds only integers, for which zeros are valid, and getrusage writes to nothing else.
     let usage = unsafe {
         let mut usage: libc::rusage = std::mem::zeroed();

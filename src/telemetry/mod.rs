@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+pub use machine::{memory, processor_time};
 pub use stage::{Queue, QueueMeter, Stage, StageMeter, StageTotals};
 
 use bottleneck::Window;

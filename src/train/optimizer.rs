@@ -162,7 +162,7 @@ impl ModuleMapper for Update<'_> {
         let Some(gradient) = self.gradients.remove(&param.id) else {
             return param;
         };
-        // Without gradient accumulation over shapes, flat tensors let one state type serve all ranks.
+        // Moments are kept flat, so that one type of state serves parameters of every rank.
         let id = param.id;
         let rule = if D > 1 { &self.decayed } else { &self.plain };
         param.map(|tensor| {

@@ -7,7 +7,7 @@ pub struct Schedules {
     pub peak_learning_rate: f64,
     pub final_learning_rate: f64,
     pub warmup_steps: u64,
-    /// Steps over which the schedules run; they may be stretched past the steps of the run (the authors' `ipe_scale`).
+    /// Steps of the run, over which all three go from their first to their last value.
     pub steps: u64,
     pub weight_decay: [f64; 2],
     pub ema_decay: [f64; 2],

@@ -12,8 +12,14 @@ use crate::model::Choice;
 use crate::pipeline::{Batch, Counts, Indices, Masks, Pipeline, PipelineError, Quarantined};
 use crate::telemetry::{Queue, Stage, StageMeter, Telemetry};
 
-/// Batches that wait on the device; one is enough for the next step to find its data there.
+/// Batches that wait on the device: one for the next step, and one so that a late upload does not stop it.
 const UPLOADED_AHEAD: usize = 2;
+
+/// Bytes that uploaded batches take, those that wait and the one in use.
+pub fn uploaded_bytes(batch: usize, side: usize) -> u64 {
+    let pixels = (batch as u64).saturating_mul(3 * (side * side) as u64);
+    pixels.saturating_mul(size_of::<f32>() as u64 * (UPLOADED_AHEAD as u64 + 1))
+}
 
 /// Mean and deviation of the pixels, per channel, in `0..=1`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -47,37 +53,39 @@ pub struct DeviceBatch {
     pub counts: Counts,
 }
 
+/// What the thread hands over: a batch, why there is none, or, as the last, that the stream has ended.
+type Uploaded = Option<Result<DeviceBatch, PipelineError>>;
+
 /// Uploads batches from a thread of its own, so that the next one is there when a step ends.
 pub struct Uploader {
-    batches: Option<Receiver<Result<DeviceBatch, PipelineError>>>,
+    batches: Option<Receiver<Uploaded>>,
     thread: Option<JoinHandle<()>>,
     train: StageMeter,
 }
 
 impl Uploader {
     /// Takes over the pipeline; dropping the uploader ends both.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
     pub fn start(
         mut pipeline: Pipeline,
         side: usize,
         pixels: Normalisation,
         place: &Placement,
         telemetry: &Telemetry,
-    ) -> Self {
+    ) -> Result<Self, PipelineError> {
         let (sender, batches) = bounded(UPLOADED_AHEAD);
         let (place, meter) = (place.clone(), telemetry.stage(Stage::Upload));
         let queue = telemetry.queue(Queue::Uploaded, UPLOADED_AHEAD);
         let work = move || loop {
             let start = Instant::now();
-            let Some(batch) = pipeline.next() else { return };
+            let batch = pipeline.next();
             let received = Instant::now();
-            let uploaded = batch.map(|batch| {
-                meter.bytes(batch.pixels.len() as u64);
-                meter.samples(batch.samples.len() as u64);
-                upload(batch, side, pixels, &place)
-            });
+            let uploaded = batch.map(|batch| batch.map(|batch| upload(batch, side, pixels, &place, &meter)));
             let ready = Instant::now();
-            let failed = uploaded.is_err();
-            if sender.send(uploaded).is_err() || failed {
+            let is_last = !matches!(uploaded, Some(Ok(_)));
+            if sender.send(uploaded).is_err() || is_last {
                 return;
             }
             meter.starved(received - start);
@@ -85,20 +93,24 @@ impl Uploader {
             meter.blocked(ready.elapsed());
             queue.depth(sender.len());
         };
-        let thread = std::thread::Builder::new().name("saccade-upload".into()).spawn(work);
-        Self { batches: Some(batches), thread: thread.ok(), train: telemetry.stage(Stage::Train) }
+        let thread = std::thread::Builder::new().name("saccade-upload".into());
+        let thread = thread.spawn(work).map_err(|source| PipelineError::Thread { number: 0, source })?;
+        Ok(Self { batches: Some(batches), thread: Some(thread), train: telemetry.stage(Stage::Train) })
     }
 
     /// The next batch and how long it was waited for; `None` at the end of the stream.
     ///
     /// # Errors
-    /// When the pipeline gave up.
-    pub fn next(&mut self) -> Option<(Result<DeviceBatch, PipelineError>, Duration)> {
+    /// When the pipeline gave up, or the thread died before the stream's end.
+    pub fn next_batch(&mut self) -> Option<(Result<DeviceBatch, PipelineError>, Duration)> {
         let start = Instant::now();
-        let batch = self.batches.as_ref()?.recv().ok()?;
+        let batch = self.batches.as_ref()?.recv().unwrap_or(Some(Err(PipelineError::Stopped)));
         let waited = start.elapsed();
+        if batch.is_none() {
+            self.batches = None;
+        }
         self.train.starved(waited);
-        Some((batch, waited))
+        Some((batch?, waited))
     }
 }
 
@@ -112,8 +124,10 @@ impl Drop for Uploader {
     }
 }
 
-fn upload(batch: Batch, side: usize, pixels: Normalisation, place: &Placement) -> DeviceBatch {
+fn upload(batch: Batch, side: usize, pixels: Normalisation, place: &Placement, meter: &StageMeter) -> DeviceBatch {
     let count = batch.samples.len();
+    meter.bytes(batch.pixels.len() as u64);
+    meter.samples(count as u64);
     DeviceBatch {
         step: batch.step,
         epoch: batch.epoch,

@@ -22,6 +22,8 @@ mod scores;
 // Metrics, the port, the bottleneck.
 mod telemetry;
 mod bottleneck;
+// Pipeline files to Plans.
+mod plans;
 // The binary: runs killed, stopped and taken up again; the other verbs; a run under a real Prometheus.
 mod runs;
 mod verbs;

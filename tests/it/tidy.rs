@@ -62,6 +62,21 @@ fn data_path_knows_nothing_of_burn_and_models_nothing_of_files_or_channels() {
 }
 
 #[test]
+fn only_the_outermost_modules_use_untyped_errors() {
+    let inner = modules().into_iter().filter(|module| !["run", "cli"].contains(&module.as_str()));
+    for path in inner.flat_map(|module| files_of(&module)) {
+        assert!(!fs::read_to_string(&path).unwrap().contains("anyhow"), "{} must name its errors", path.display());
+    }
+}
+
+#[test]
+fn modules_are_used_one_by_one_so_that_their_direction_can_be_read() {
+    for path in files(&source()) {
+        assert!(!fs::read_to_string(&path).unwrap().contains("use crate::{"), "{}", path.display());
+    }
+}
+
+#[test]
 fn every_file_begins_with_what_it_is_for() {
     for path in files(&source()) {
         let text = fs::read_to_string(&path).unwrap();

@@ -1,0 +1,264 @@
+//! A run in the making: takes up where it stood, trains until a stop, saves, scores.
+
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use super::folder::RunFolder;
+use super::score::scores;
+use super::{Event, StepLine, Surroundings, stream, trainer, uploaded};
+use crate::checkpoint::{self, Checkpoint, Position};
+use crate::config::Plan;
+use crate::pipeline::{Counts, PipelineError};
+use crate::telemetry::{Gauge, Stage, Telemetry};
+use crate::train::device::Placement;
+use crate::train::step::TrainerState;
+use crate::train::upload::DeviceBatch;
+use crate::train::{StepReport, Trainer, Uploader};
+
+/// A step whose loss has not been read from the device yet.
+struct Unread {
+    report: StepReport,
+    samples: Vec<u32>,
+    waited: Duration,
+}
+
+pub struct Training<'a> {
+    plan: &'a Plan,
+    folder: &'a RunFolder,
+    trainer: Trainer,
+    batches: Uploader,
+    unread: VecDeque<Unread>,
+    place: Placement,
+    done: u64,
+    /// The step whose checkpoint is on disk.
+    saved: u64,
+    counts: Counts,
+    /// When losses were read last.
+    last: Instant,
+}
+
+impl<'a> Training<'a> {
+    /// Begins, or restores the newest whole checkpoint, and starts the stream from there.
+    ///
+    /// # Errors
+    /// When the device cannot be used, or the checkpoints cannot be read or are another run's.
+    pub fn take_up(plan: &'a Plan, folder: &'a RunFolder, around: &mut Surroundings) -> Result<Self> {
+        let place = plan.config.device.open()?;
+        let found = newest(folder, around)?;
+        let start = folder.start().filter(|_| found.is_none());
+        let mut trainer = trainer(plan, &place, start.as_deref())?;
+        let (done, counts) = match found {
+            Some(found) => restore(plan, found, &mut trainer, &place)?,
+            None => (0, Counts::default()),
+        };
+        folder.cut(done)?;
+        (around.tell)(Event::Started { plan, device: &place.name, from: done });
+        around.telemetry.set(Gauge::StepsPlanned, plan.steps as f64);
+        around.telemetry.set(Gauge::Step, done as f64);
+        around.telemetry.set(Gauge::BytesInFlightLimit, plan.bytes_in_flight as f64);
+        let pipeline = stream(plan, done..plan.steps, counts, around.runtime, around.telemetry)?;
+        let batches = uploaded(plan, pipeline, &place, around.telemetry)?;
+        let (unread, last) = (VecDeque::new(), Instant::now());
+        Ok(Self { plan, folder, trainer, batches, unread, place, done, saved: done, counts, last })
+    }
+
+    /// Steps done.
+    pub fn done(&self) -> u64 {
+        self.done
+    }
+
+    /// Whether this step is one to be scored, and was not.
+    pub fn owes_score(&self) -> Result<bool> {
+        Ok(self.done > 0 && self.plan.stops.at(self.done).score && !self.folder.has_scores(self.done)?)
+    }
+
+    /// Trains until so many steps are done; false when the user asked to stop before.
+    pub fn train_until(&mut self, stop: u64, around: &mut Surroundings) -> Result<bool> {
+        self.last = Instant::now();
+        while self.done < stop {
+            if around.interrupted.load(Relaxed) {
+                self.read_reports(around)?;
+                return Ok(false);
+            }
+            let Some((batch, waited)) = self.batches.next_batch() else {
+                bail!("the stream of samples ended before step {stop}")
+            };
+            self.step(self.noted(batch)?, waited, around)?;
+            if self.unread.len() >= self.place.read_every {
+                self.read_reports(around)?;
+            }
+        }
+        self.read_reports(around)?;
+        Ok(true)
+    }
+
+    /// Notes the bad samples with which the stream gave up.
+    fn noted(&self, batch: Result<DeviceBatch, PipelineError>) -> Result<DeviceBatch> {
+        if let Err(PipelineError::TooManyBad { samples, .. } | PipelineError::NoReplacement { samples, .. }) = &batch {
+            self.folder.quarantine(samples)?;
+        }
+        Ok(batch?)
+    }
+
+    fn step(&mut self, batch: DeviceBatch, waited: Duration, around: &Surroundings) -> Result<()> {
+        let Some(report) = self.trainer.step(&batch) else { bail!("step {}: the batch has no masks", batch.step) };
+        let meter = around.telemetry.stage(Stage::Train);
+        meter.busy(report.took);
+        meter.samples(report.samples as u64);
+        self.folder.quarantine(&batch.quarantined)?;
+        self.counts = batch.counts;
+        self.done = batch.step + 1;
+        self.unread.push_back(Unread { report, samples: batch.samples, waited });
+        Ok(())
+    }
+
+    /// Reads losses and norms back, writes their lines, and stops at the first that is not a number.
+    ///
+    /// A GPU works on after a step was asked of it; reading waits for that work, so it is shared out among the steps.
+    fn read_reports(&mut self, around: &mut Surroundings) -> Result<()> {
+        let (start, unread) = (Instant::now(), std::mem::take(&mut self.unread));
+        let mut lines: Vec<StepLine> = unread.iter().map(Unread::line).collect();
+        let read = start.elapsed();
+        around.telemetry.stage(Stage::Train).busy(read);
+        let steps = unread.len().max(1) as u32;
+        let each = self.last.elapsed() / steps;
+        self.last = Instant::now();
+        for (line, unread) in lines.iter_mut().zip(&unread) {
+            line.samples_per_second = unread.report.samples as f64 / each.as_secs_f64();
+            around.telemetry.step(unread.report.took + read / steps, unread.waited);
+            self.check(line, &unread.samples)?;
+            self.folder.step(line)?;
+            publish(line, around.telemetry);
+            (around.tell)(Event::Step(line));
+        }
+        Ok(())
+    }
+
+    /// Stops at a loss that is not a number.
+    fn check(&self, line: &StepLine, samples: &[u32]) -> Result<()> {
+        if line.loss.is_finite() && line.gradient_norm.is_finite() {
+            return Ok(());
+        }
+        let keys: Vec<&str> = samples.iter().map(|&number| self.plan.train.sample(number).key).collect();
+        let path = self.folder.bad_step(line, &keys)?;
+        let first = keys.iter().take(3).copied().collect::<Vec<_>>().join(", ");
+        bail!(
+            "step {}: loss {} with gradient norm {} is not a number; the batch's keys ({first}, ...) are in {}; lower \
+             train.learning_rate or set train.clip_norm",
+            line.step,
+            line.loss,
+            line.gradient_norm,
+            path.display(),
+        )
+    }
+
+    /// Saves where the run stands, unless that is on disk already.
+    pub fn save(&mut self, around: &mut Surroundings) -> Result<()> {
+        if self.saved == self.done {
+            return Ok(());
+        }
+        let start = Instant::now();
+        let state = self.trainer.state()?;
+        if let Some((name, _)) = state.weights.iter().find(|(_, array)| array.values.iter().any(|x| !x.is_finite())) {
+            let step = self.done - 1;
+            bail!(
+                "step {step}: {name} is not finite after the update; lower train.learning_rate or set train.clip_norm"
+            );
+        }
+        // What the checkpoint counts as done must be in the records too.
+        self.folder.sync()?;
+        let position = Position {
+            step: self.done,
+            counts: self.counts,
+            updates: state.updates,
+            data: self.plan.train.fingerprint(),
+            course: self.plan.course(),
+        };
+        checkpoint::save(&self.folder.checkpoints(), &position, &state.weights, self.plan.config.checkpoint.keep)?;
+        self.saved = self.done;
+        let meter = around.telemetry.stage(Stage::Checkpoint);
+        meter.busy(start.elapsed());
+        meter.samples(1);
+        (around.tell)(Event::Saved { step: self.done });
+        Ok(())
+    }
+
+    pub fn score(&mut self, around: &mut Surroundings) -> Result<()> {
+        let start = Instant::now();
+        let known = self.folder.last_scores()?;
+        let begun = self.folder.start();
+        let target = self.trainer.target();
+        let scores = scores(self.plan, self.done, target, begun.as_deref(), known, &self.place, around.runtime)?;
+        around.telemetry.stage(Stage::Eval).busy(start.elapsed());
+        for (name, value) in scores.named() {
+            around.telemetry.set_score(name, value);
+        }
+        self.folder.scores(&scores)?;
+        (around.tell)(Event::Scored(&scores));
+        Ok(())
+    }
+}
+
+/// The newest checkpoint that is whole; says why newer ones were passed over.
+fn newest(folder: &RunFolder, around: &mut Surroundings) -> Result<Option<Checkpoint>> {
+    let (found, refused) = checkpoint::newest(&folder.checkpoints())?;
+    if let (None, Some(error)) = (&found, refused.first()) {
+        let path = folder.checkpoints();
+        bail!("{error}; no other checkpoint is whole: remove {} to begin again", path.display());
+    }
+    for error in refused {
+        (around.tell)(Event::Notice(format!("checkpoint refused, going back to the one before: {error}")));
+    }
+    Ok(found)
+}
+
+/// Puts a checkpoint into the trainer; gives the steps done and the samples counted.
+fn restore(plan: &Plan, found: Checkpoint, trainer: &mut Trainer, place: &Placement) -> Result<(u64, Counts)> {
+    let Checkpoint { path, position, weights } = found;
+    if position.course != plan.course() {
+        bail!("{}: was made under other settings; resume with the run's own", path.display());
+    }
+    if position.data != plan.train.fingerprint() {
+        bail!("{}: was made on other training shards; resume with the same ones", path.display());
+    }
+    let state = TrainerState { weights, updates: position.updates };
+    trainer.restore(state, &place.device).with_context(|| path.display().to_string())?;
+    Ok((position.step, position.counts))
+}
+
+impl Unread {
+    /// The line of `steps.jsonl`, less the rate, which only whoever reads several steps at once can tell.
+    fn line(&self) -> StepLine {
+        let report = &self.report;
+        let read = |tensor: &burn::tensor::Tensor<1>| f64::from(tensor.clone().into_scalar::<f32>());
+        StepLine {
+            step: report.step,
+            epoch: report.epoch,
+            loss: read(&report.loss),
+            terms: report.terms.iter().map(|(name, term)| (*name, read(term))).collect(),
+            learning_rate: report.learning_rate,
+            weight_decay: report.weight_decay,
+            ema_decay: report.ema_decay,
+            gradient_norm: read(&report.gradient_norm),
+            samples_per_second: 0.0,
+            data_wait_seconds: self.waited.as_secs_f64(),
+        }
+    }
+}
+
+fn publish(line: &StepLine, telemetry: &Telemetry) {
+    telemetry.set(Gauge::Step, (line.step + 1) as f64);
+    telemetry.set(Gauge::Epoch, line.epoch as f64);
+    telemetry.set(Gauge::Loss, line.loss);
+    telemetry.set(Gauge::LearningRate, line.learning_rate);
+    telemetry.set(Gauge::WeightDecay, line.weight_decay);
+    telemetry.set(Gauge::EmaDecay, line.ema_decay);
+    telemetry.set(Gauge::GradientNorm, line.gradient_norm);
+    telemetry.set(Gauge::SamplesPerSecond, line.samples_per_second);
+    for (name, value) in &line.terms {
+        telemetry.set_term(name, *value);
+    }
+}
