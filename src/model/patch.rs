@@ -1,5 +1,7 @@
 //! Images to patches, and the choice of some patches of each sample.
 
+use std::ops::Range;
+
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 
 /// How tokens are looked up; the same numbers either way.
@@ -43,7 +45,8 @@ impl Choice {
     }
 
     /// The choice of some of the samples, for a micro-batch.
-    pub fn samples(&self, first: usize, count: usize) -> Self {
+    pub fn samples(&self, range: &Range<usize>) -> Self {
+        let (first, count) = (range.start, range.len());
         Self {
             indices: self.indices.clone().narrow(0, first, count),
             real: self.real.clone().map(|real| real.narrow(0, first, count)),

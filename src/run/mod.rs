@@ -54,6 +54,8 @@ pub struct StepLine {
     pub weight_decay: f64,
     pub ema_decay: f64,
     pub gradient_norm: f64,
+    /// How much the target encoder's pooled features differ within the batch; 0 is collapse.
+    pub target_deviation: f64,
     pub samples_per_second: f64,
     /// Seconds that the step waited for its batch.
     pub data_wait_seconds: f64,

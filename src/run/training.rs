@@ -243,6 +243,7 @@ impl Unread {
             weight_decay: report.weight_decay,
             ema_decay: report.ema_decay,
             gradient_norm: read(&report.gradient_norm),
+            target_deviation: read(&report.target_deviation),
             samples_per_second: 0.0,
             data_wait_seconds: self.waited.as_secs_f64(),
         }
@@ -257,6 +258,7 @@ fn publish(line: &StepLine, telemetry: &Telemetry) {
     telemetry.set(Gauge::WeightDecay, line.weight_decay);
     telemetry.set(Gauge::EmaDecay, line.ema_decay);
     telemetry.set(Gauge::GradientNorm, line.gradient_norm);
+    telemetry.set_feature_deviation("target", line.target_deviation);
     telemetry.set(Gauge::SamplesPerSecond, line.samples_per_second);
     for (name, value) in &line.terms {
         telemetry.set_term(name, *value);

@@ -90,6 +90,12 @@ pub const BOTTLENECK: Metric = metric(
 pub const LOSS: Metric = metric("saccade_loss", Kind::Gauge, &[], "Loss of the latest step whose loss was read.");
 pub const LOSS_TERM: Metric =
     metric("saccade_loss_term", Kind::Gauge, &["term"], "One named summand of the loss, weighted as it is summed.");
+pub const FEATURE_DEVIATION: Metric = metric(
+    "saccade_feature_deviation",
+    Kind::Gauge,
+    &["output"],
+    "Deviation of pooled features over a batch, averaged over the features; it goes to 0 when an encoder collapses.",
+);
 pub const LEARNING_RATE: Metric =
     metric("saccade_learning_rate", Kind::Gauge, &[], "Learning rate of the current step.");
 pub const WEIGHT_DECAY: Metric = metric("saccade_weight_decay", Kind::Gauge, &[], "Weight decay of the current step.");
@@ -159,6 +165,7 @@ pub const ALL: &[&Metric] = &[
     &BOTTLENECK,
     &LOSS,
     &LOSS_TERM,
+    &FEATURE_DEVIATION,
     &LEARNING_RATE,
     &WEIGHT_DECAY,
     &EMA_DECAY,

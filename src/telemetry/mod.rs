@@ -153,6 +153,11 @@ impl Telemetry {
         self.0.exporter.gauge(&catalogue::LOSS_TERM, &[term]).set(value);
     }
 
+    /// Sets how much an encoder's pooled features differ within the latest batch.
+    pub fn set_feature_deviation(&self, output: &str, value: f64) {
+        self.0.exporter.gauge(&catalogue::FEATURE_DEVIATION, &[output]).set(value);
+    }
+
     /// Sets the latest score of an evaluation.
     pub fn set_score(&self, score: &str, value: f64) {
         self.0.exporter.gauge(&catalogue::SCORE, &[score]).set(value);

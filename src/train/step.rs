@@ -1,6 +1,7 @@
 //! One optimizer update: device batch in, changed weights and a report out.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use burn::module::{Module, ParamId};
@@ -49,11 +50,20 @@ pub struct StepReport {
     /// The loss's named summands.
     pub terms: Vec<(&'static str, Tensor<1>)>,
     pub gradient_norm: Tensor<1>,
+    /// Deviation of the target encoder's pooled features over the batch, averaged over the features.
+    pub target_deviation: Tensor<1>,
     pub learning_rate: f64,
     pub weight_decay: f64,
     pub ema_decay: f64,
     pub samples: usize,
     pub took: Duration,
+}
+
+/// What the backward passes of a batch give.
+pub struct Backward {
+    pub loss: Tensor<1>,
+    pub gradients: Gradients,
+    pub target_deviation: Tensor<1>,
 }
 
 /// Model, target encoder and optimizer, one step after the other.
@@ -91,7 +101,7 @@ impl Trainer {
     pub fn step(&mut self, batch: &DeviceBatch) -> Option<StepReport> {
         let start = Instant::now();
         let masks = batch.masks.as_ref()?;
-        let (loss, mut gradients) = self.gradients(&batch.images, masks)?;
+        let Backward { loss, mut gradients, target_deviation } = self.backward(&batch.images, masks)?;
         let gradient_norm = gradients.norm()?;
         if let Some(most) = self.config.clip_norm {
             gradients.clip(&gradient_norm, most);
@@ -108,6 +118,7 @@ impl Trainer {
             terms: vec![("prediction", loss.clone())],
             loss,
             gradient_norm,
+            target_deviation,
             learning_rate,
             weight_decay,
             ema_decay,
@@ -116,41 +127,42 @@ impl Trainer {
         })
     }
 
-    /// The loss of a batch and its gradients, micro-batch by micro-batch.
-    pub fn gradients(&self, images: &Tensor<4>, masks: &DeviceMasks) -> Option<(Tensor<1>, Gradients)> {
+    /// The loss of a batch and its gradients, micro-batch by micro-batch; `None` when the batch is empty.
+    pub fn backward(&self, images: &Tensor<4>, masks: &DeviceMasks) -> Option<Backward> {
         let [batch, _, _, _] = images.dims();
-        let each = batch.div_ceil(self.config.accumulate);
-        let mut total: Option<(Tensor<1>, Gradients)> = None;
+        let each = batch.div_ceil(self.config.accumulate).max(1);
+        let mut total: Option<Backward> = None;
         for first in (0..batch).step_by(each) {
             let count = each.min(batch - first);
-            let loss = self.loss(
-                images.clone().narrow(0, first, count),
-                &masks.context.samples(first, count),
-                &masks.targets.samples(first, count),
-                masks,
-            );
-            let gradients = Gradients::of(&loss, &self.model);
-            let loss = loss.inner();
+            let part = self.micro_batch(images.clone().narrow(0, first, count), masks, first..first + count);
+            let share = count as f64 / batch as f64;
+            let part = Backward { target_deviation: part.target_deviation.mul_scalar(share), ..part };
             total = Some(match total {
-                None => (loss, gradients),
-                Some((sum, mut all)) => {
-                    all.add(gradients);
-                    (sum + loss, all)
+                None => part,
+                Some(mut total) => {
+                    total.gradients.add(part.gradients);
+                    total.loss = total.loss + part.loss;
+                    total.target_deviation = total.target_deviation + part.target_deviation;
+                    total
                 }
             });
         }
         total
     }
 
-    /// The micro-batch's share of the batch's mean loss.
-    fn loss(&self, images: Tensor<4>, context: &Choice, targets: &Choice, masks: &DeviceMasks) -> Tensor<1> {
-        let wanted = wanted(&self.target, images.clone(), targets, masks.blocks);
+    /// The micro-batch's share of the batch's mean loss, with its gradients.
+    fn micro_batch(&self, images: Tensor<4>, masks: &DeviceMasks, samples: Range<usize>) -> Backward {
+        let (context, targets) = (masks.context.samples(&samples), masks.targets.samples(&samples));
+        let features = self.target.forward(images.clone(), None);
+        let target_deviation = deviation(features.clone());
+        let wanted = wanted(features, &targets, masks.blocks);
         let [_, _, width] = wanted.dims();
         let sequences = targets.by_block(masks.blocks);
         let predictions = predict(&self.model, images.autodiff(), &context.autodiff(), &sequences.autodiff());
         let real = sequences.real().map(Tensor::autodiff);
         let sum = smooth_l1_sum(predictions, wanted.autodiff(), real);
-        sum.div_scalar((masks.target_patches * width) as f64)
+        let loss = sum.div_scalar((masks.target_patches * width) as f64);
+        Backward { gradients: Gradients::of(&loss, &self.model), loss: loss.inner(), target_deviation }
     }
 
     /// Begins with weights from elsewhere in place of drawn ones; the predictor keeps its own where none are given.
@@ -197,15 +209,25 @@ impl Trainer {
 /// What the predictor must say: normalised features of the target encoder at the target patches.
 ///
 /// # Shapes
-/// - `images`: `[batch, 3, side, side]`
+/// - `features`: `[batch, patches, width]`
 /// - `targets`: `[batch, blocks · target]`
 /// - output: `[blocks · batch, target, width]`, block by block
-pub fn wanted(target: &Vit, images: Tensor<4>, targets: &Choice, blocks: usize) -> Tensor<3> {
+pub fn wanted(features: Tensor<3>, targets: &Choice, blocks: usize) -> Tensor<3> {
     let [batch, all] = targets.dims();
-    let features = targets.take(normalised(target.forward(images, None)));
-    let [_, _, width] = features.dims();
+    let chosen = targets.take(normalised(features));
+    let [_, _, width] = chosen.dims();
     let patches = all / blocks;
-    features.reshape([batch, blocks, patches, width]).swap_dims(0, 1).reshape([blocks * batch, patches, width])
+    chosen.reshape([batch, blocks, patches, width]).swap_dims(0, 1).reshape([blocks * batch, patches, width])
+}
+
+/// How much samples differ: the deviation of each pooled feature over the batch, averaged over the features.
+///
+/// # Shapes
+/// - `features`: `[batch, patches, width]`
+/// - output: `[1]`
+fn deviation(features: Tensor<3>) -> Tensor<1> {
+    let pooled: Tensor<2> = features.mean_dim(1).squeeze_dim(1);
+    pooled.var_bias(0).sqrt().mean()
 }
 
 /// # Shapes

@@ -74,7 +74,7 @@ fn first_step_has_the_authors_targets_predictions_and_gradients() {
         let batch = run.batch(0, lookup);
         let masks = batch.masks.as_ref().unwrap();
 
-        let targets = wanted(trainer.target(), batch.images.clone(), &masks.targets, masks.blocks);
+        let targets = wanted(trainer.target().forward(batch.images.clone(), None), &masks.targets, masks.blocks);
         assert_close("targets", &values(targets), &run.batches["step0.targets"].values, FORWARD);
 
         let sequences = masks.targets.by_block(masks.blocks).autodiff();
@@ -82,8 +82,8 @@ fn first_step_has_the_authors_targets_predictions_and_gradients() {
         let predictions = predict(trainer.model(), images, &masks.context.autodiff(), &sequences);
         assert_close("predictions", &values(predictions.inner()), &run.batches["step0.predictions"].values, FORWARD);
 
-        let (_, gradients) = trainer.gradients(&batch.images, masks).unwrap();
-        run.check_gradients(trainer.model(), &gradients);
+        let backward = trainer.backward(&batch.images, masks).unwrap();
+        run.check_gradients(trainer.model(), &backward.gradients);
     }
 }
 

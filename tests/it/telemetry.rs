@@ -384,6 +384,7 @@ fn used() -> Telemetry {
     telemetry.set(Gauge::LearningRate, 0.001);
     telemetry.set(Gauge::Step, 12.0);
     telemetry.set_term("prediction", 0.5);
+    telemetry.set_feature_deviation("target", 0.25);
     telemetry.set_score("knn", 0.875);
     telemetry.step(Duration::from_millis(40), Duration::from_millis(125));
     telemetry

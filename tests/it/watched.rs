@@ -51,6 +51,7 @@ fn prometheus_sees_the_main_series_of_a_run_move() {
     for series in [
         "saccade_loss",
         "saccade_gradient_norm",
+        "saccade_feature_deviation",
         "saccade_learning_rate",
         "saccade_ema_decay",
         "saccade_samples_per_second",
