@@ -1,6 +1,7 @@
 //! One function per verb: what was typed to what is done; the only place that prints.
 
 mod progress;
+mod shards;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -21,9 +22,9 @@ use crate::run::bench::{self, Figures};
 use crate::run::exchange::{self, Which};
 use crate::run::folder::{self, RunFolder};
 use crate::run::{Event, Outcome, Surroundings, free_folder, ready, show, stream as stream_of};
-use crate::shard;
 use crate::telemetry::{Telemetry, server};
 use progress::{Progress, bytes, complaints, count};
+use shards::ShardsVerb;
 
 /// Trains image encoders without labels, from tar shards, as fast as they can be read.
 #[derive(Parser)]
@@ -81,7 +82,7 @@ struct FileArgs {
 #[derive(Args)]
 struct Changes {
     /// Changes a value of the pipeline file: a.b=value
-    #[arg(long = "set", value_name = "A.B=V")]
+    #[arg(long = "set", value_name = "A.B=V", value_parser = change)]
     set: Vec<String>,
 }
 
@@ -190,26 +191,6 @@ struct ImportArgs {
     heads: Option<usize>,
 }
 
-#[derive(Subcommand)]
-enum ShardsVerb {
-    /// Makes the index of each shard again
-    Index(ShardsArgs),
-    /// Says what each shard holds
-    List(ShardsArgs),
-    /// Walks every shard and reports what is wrong
-    Verify(ShardsArgs),
-}
-
-#[derive(Args)]
-struct ShardsArgs {
-    /// Paths, brace notation such as 'train-{0000..1023}.tar', or globs
-    #[arg(required = true)]
-    shards: Vec<String>,
-    /// Prints JSON
-    #[arg(long)]
-    json: bool,
-}
-
 /// Does what was typed.
 ///
 /// # Errors
@@ -223,7 +204,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Verb::Bench(args) => measure(args),
         Verb::Export(args) => exchange::export(&exchange::open(&args.run)?, args.which, &args.out),
         Verb::Import(args) => exchange::write(&exchange::import(&args.source, args.heads)?, &args.out),
-        Verb::Shards(verb) => shards(verb),
+        Verb::Shards(verb) => shards::run(verb),
     }
 }
 
@@ -405,71 +386,6 @@ fn table(figures: &Figures) -> String {
     text + &format!("limited by: {}", figures.bottleneck.as_deref().unwrap_or("nothing yet"))
 }
 
-fn shards(verb: ShardsVerb) -> Result<()> {
-    match verb {
-        ShardsVerb::Index(args) => {
-            let indexes = shard::reindex(&args.shards)?;
-            if args.json {
-                return say_json(&indexes);
-            }
-            indexes.iter().try_for_each(|index| {
-                let place =
-                    index.index.as_ref().map_or("nowhere: neither folder nor cache can be written".into(), |path| {
-                        path.display().to_string()
-                    });
-                say(&format!("{}: {} samples, index {place}", index.shard.display(), index.samples))
-            })
-        }
-        ShardsVerb::List(args) => {
-            let listings = shard::list(&args.shards)?;
-            if args.json {
-                return say_json(&listings);
-            }
-            for listing in &listings {
-                let (samples, labels) = (listing.samples, listing.labels.len());
-                say(&format!(
-                    "{}: {samples} samples, {}, {labels} labels",
-                    listing.shard.display(),
-                    bytes(listing.bytes)
-                ))?;
-            }
-            let samples: usize = listings.iter().map(|listing| listing.samples).sum();
-            let all: u64 = listings.iter().map(|listing| listing.bytes).sum();
-            say(&format!("{} shards, {} samples, {}", listings.len(), count(samples as u64), bytes(all)))
-        }
-        ShardsVerb::Verify(args) => verify(&args),
-    }
-}
-
-fn verify(args: &ShardsArgs) -> Result<()> {
-    let report = shard::verify(&args.shards)?;
-    if args.json {
-        say_json(&report)?;
-    } else {
-        for shard in &report.shards {
-            for problem in &shard.problems {
-                let keys =
-                    if problem.keys.is_empty() { String::new() } else { format!(", first {}", problem.keys.join(" ")) };
-                let detail = problem.detail.as_ref().map_or(String::new(), |detail| format!(": {detail}"));
-                say(&format!(
-                    "{}: {} x {}{keys}{detail}",
-                    shard.shard.display(),
-                    problem.count,
-                    format_args!("{:?}", problem.kind)
-                ))?;
-            }
-        }
-        let samples = count(report.samples as u64);
-        say(&format!(
-            "{} shards, {samples} samples, {}, {} problems",
-            report.shards.len(),
-            bytes(report.bytes),
-            report.problems
-        ))?;
-    }
-    if report.problems > 0 { bail!("{} problems found", report.problems) } else { Ok(()) }
-}
-
 /// The telemetry's port, served until told to stop.
 struct Serving {
     address: Option<std::net::SocketAddr>,
@@ -504,6 +420,10 @@ impl Serving {
             let _ = runtime.block_on(task);
         }
     }
+}
+
+fn change(text: &str) -> Result<String, String> {
+    if text.contains('=') { Ok(text.into()) } else { Err("write it as a.b=value".into()) }
 }
 
 fn positive_seconds(text: &str) -> Result<f64, String> {

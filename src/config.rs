@@ -1,5 +1,8 @@
 //! A pipeline file as written ([`RunConfig`]) to what will be done ([`Plan`]): after this nothing can be misconfigured.
 
+mod checks;
+mod stops;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,11 +12,17 @@ use toml::{Table, Value};
 use crate::model::{PredictorConfig, VitConfig, VitSize};
 use crate::pipeline::{self, AugmentConfig, MaskConfig, Order, PipelineError, StreamConfig, StreamSpec};
 use crate::shard::{ShardError, ShardSet};
-use crate::telemetry::{TelemetryConfig, memory};
+use crate::telemetry::TelemetryConfig;
 use crate::train::device::DeviceError;
 use crate::train::step::StepConfig;
 use crate::train::upload::uploaded_bytes;
 use crate::train::{DeviceChoice, Normalisation, Schedules};
+
+pub use self::stops::{Stop, Stops};
+
+use self::checks::{
+    check_grid, check_hidden, check_memory, check_ranges, check_shape, encoder_shape, predictor_shape, value,
+};
 
 /// One pipeline file. What changes a result has no default here.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -230,63 +239,6 @@ fn apply(change: &str, table: &mut Table) -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// Where a run pauses to save, to score, or to end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stop {
-    /// Steps done when it pauses.
-    pub step: u64,
-    pub save: bool,
-    pub score: bool,
-}
-
-/// All pauses of a run, computed as they come: a run may have more of them than memory holds.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Stops {
-    steps: u64,
-    save_every: u64,
-    /// Whether the end is scored.
-    score: bool,
-    /// Steps between two scores on the way, not a whole number in general.
-    score_every: Option<f64>,
-}
-
-impl Stops {
-    fn new(config: &RunConfig, steps: u64, samples: usize) -> Self {
-        let epochs = config.score.and_then(|score| score.every_epochs);
-        Self {
-            steps,
-            save_every: config.checkpoint.every_steps,
-            score: config.score.is_some(),
-            score_every: epochs.map(|epochs| (epochs * samples as f64 / config.train.batch as f64).max(1.0)),
-        }
-    }
-
-    /// The first pause after so many steps; `None` at the end.
-    pub fn after(&self, step: u64) -> Option<Stop> {
-        if step >= self.steps {
-            return None;
-        }
-        let next_save = (step / self.save_every).saturating_add(1).saturating_mul(self.save_every);
-        let next_score = self.scores_near(step).find(|&place| place > step).unwrap_or(self.steps);
-        Some(self.at(next_save.min(next_score).min(self.steps)))
-    }
-
-    /// What is done after so many steps. What is scored is saved first, so that a score can cost no steps.
-    pub fn at(&self, step: u64) -> Stop {
-        let is_end = step == self.steps;
-        let score = self.score && (is_end || (step > 0 && self.scores_near(step).any(|place| place == step)));
-        Stop { step, save: is_end || score || step.is_multiple_of(self.save_every), score }
-    }
-
-    /// Steps to score after, around and after this one; rounding may put the first a place too early.
-    fn scores_near(&self, step: u64) -> impl Iterator<Item = u64> {
-        self.score_every.into_iter().flat_map(move |every| {
-            let passed = (step as f64 / every) as u64;
-            (passed..=passed.saturating_add(2)).map(move |number| (number as f64 * every).ceil() as u64)
-        })
-    }
-}
-
 /// A run, checked and derived.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -424,135 +376,6 @@ pub fn check_vit(shape: &VitConfig) -> Result<(), ConfigError> {
     check_grid(shape.image, shape.patch)?;
     check_shape("encoder.width", shape.width, shape.heads, shape.depth)?;
     check_hidden("encoder's hidden width", shape.hidden)
-}
-
-fn value(key: &'static str, value: impl std::fmt::Display, why: &str) -> ConfigError {
-    ConfigError::Value { key, value: value.to_string(), why: why.into() }
-}
-
-fn check_ranges(config: &RunConfig) -> Result<(), ConfigError> {
-    let train = &config.train;
-    let range = |key, [low, high]: [f64; 2], least: f64, most: f64| {
-        let fine = low <= high && low >= least && high <= most;
-        let why = format!("must rise and lie in {least}..={most}");
-        if fine { Ok(()) } else { Err(value(key, format!("[{low}, {high}]"), &why)) }
-    };
-    let positive = |key, number: f64| {
-        if number > 0.0 && number.is_finite() { Ok(()) } else { Err(value(key, number, "must be greater than 0")) }
-    };
-    let at_least_one = |key, number: u64| {
-        if number > 0 { Ok(()) } else { Err(value(key, number, "must be at least 1")) }
-    };
-    let finite = |key, numbers: &[f64]| match numbers.iter().find(|number| !(number.is_finite() && **number >= 0.0)) {
-        Some(number) => Err(value(key, number, "must be 0 or greater")),
-        None => Ok(()),
-    };
-    positive("train.epochs", train.epochs)?;
-    at_least_one("train.batch", train.batch as u64)?;
-    at_least_one("train.accumulate", train.accumulate as u64)?;
-    if train.accumulate > train.batch {
-        return Err(value("train.accumulate", train.accumulate, "must not exceed train.batch"));
-    }
-    finite("train.learning_rate", &train.learning_rate)?;
-    finite("train.warmup_epochs", &[train.warmup_epochs])?;
-    if train.warmup_epochs > train.epochs {
-        return Err(value("train.warmup_epochs", train.warmup_epochs, "must not exceed train.epochs"));
-    }
-    let [_, peak, last] = train.learning_rate;
-    if last > peak {
-        return Err(value("train.learning_rate", last, "the last rate must not exceed the one before it, the peak"));
-    }
-    finite("train.weight_decay", &train.weight_decay)?;
-    range("train.ema_decay", train.ema_decay, 0.0, 1.0)?;
-    train.clip_norm.map_or(Ok(()), |norm| positive("train.clip_norm", norm))?;
-    finite("pixels.mean", &config.pixels.mean)?;
-    for deviation in config.pixels.deviation {
-        positive("pixels.deviation", deviation)?;
-    }
-    at_least_one("data.window", config.data.window as u64)?;
-    at_least_one("checkpoint.every_steps", config.checkpoint.every_steps)?;
-    if !(1..=MOST_KEPT).contains(&config.checkpoint.keep) {
-        return Err(value("checkpoint.keep", config.checkpoint.keep, &format!("must lie in 1..={MOST_KEPT}")));
-    }
-    let Some(score) = &config.score else { return Ok(()) };
-    at_least_one("score.k", score.k as u64)?;
-    if config.data.validation.is_none() {
-        return Err(value("score.k", score.k, "a score needs data.validation; name its shards or leave [score] out"));
-    }
-    // A hundredth of an epoch is more often than anybody looks; less would make more stops than steps.
-    score.every_epochs.map_or(Ok(()), |epochs| range("score.every_epochs", [epochs; 2], 0.01, f64::MAX))?;
-    score.train_samples.map_or(Ok(()), |samples| at_least_one("score.train_samples", samples as u64))
-}
-
-/// The most that a side or a width may be; beyond it a number is surely a slip, and memory would not suffice.
-const MOST_PIXELS: usize = 4096;
-const MOST_WIDTH: usize = 16384;
-const MOST_DEPTH: usize = 1024;
-const MOST_KEPT: usize = 10_000;
-
-fn encoder_shape(config: &RunConfig) -> Result<VitConfig, ConfigError> {
-    let EncoderConfig { patch, size, width, depth, heads, .. } = config.encoder;
-    let image = config.augment.size as usize;
-    check_grid(image, patch)?;
-    let shape = match (size, width, depth, heads) {
-        (Some(size), None, None, None) => VitConfig::sized(size, image, patch),
-        (None, Some(width), Some(depth), Some(heads)) => VitConfig::free(image, patch, width, depth, heads),
-        _ => {
-            return Err(value("encoder.size", "?", "give either size, or width, depth and heads together"));
-        }
-    };
-    check_shape("encoder.width", shape.width, shape.heads, shape.depth)?;
-    Ok(shape)
-}
-
-fn check_grid(image: usize, patch: usize) -> Result<(), ConfigError> {
-    if image == 0 || image > MOST_PIXELS {
-        return Err(value("augment.size", image, &format!("must lie in 1..={MOST_PIXELS}")));
-    }
-    if patch == 0 || !image.is_multiple_of(patch) {
-        return Err(value("encoder.patch", patch, &format!("must divide augment.size = {image}")));
-    }
-    Ok(())
-}
-
-fn predictor_shape(config: &RunConfig, encoder: &VitConfig) -> Result<PredictorConfig, ConfigError> {
-    let PredictorShape { width, depth, heads } = config.predictor;
-    let heads = heads.unwrap_or(encoder.heads);
-    check_shape("predictor.width", width, heads, depth)?;
-    Ok(PredictorConfig::new(width, depth, heads))
-}
-
-fn check_shape(key: &'static str, width: usize, heads: usize, depth: usize) -> Result<(), ConfigError> {
-    if width == 0 || !width.is_multiple_of(4) || width > MOST_WIDTH {
-        return Err(value(key, width, &format!("must be a multiple of 4 (positions) up to {MOST_WIDTH}")));
-    }
-    if heads == 0 || !width.is_multiple_of(heads) {
-        return Err(value(key, width, &format!("must be a multiple of the number of heads, {heads}")));
-    }
-    if depth == 0 || depth > MOST_DEPTH {
-        return Err(value(key, width, &format!("needs a depth in 1..={MOST_DEPTH}, not {depth}")));
-    }
-    Ok(())
-}
-
-/// Refuses queues that this machine has no memory for, before any of it is taken.
-fn check_memory(bytes_in_flight: u64, config: &RunConfig) -> Result<(), ConfigError> {
-    match memory() {
-        Some(memory) if bytes_in_flight > memory => {
-            let why = format!(
-                "batches and samples in flight take {bytes_in_flight} bytes, this machine has {memory}: lower this, \
-                 train.batch or augment.size"
-            );
-            Err(value("stream.batches_ahead", config.stream.batches_ahead, &why))
-        }
-        _ => Ok(()),
-    }
-}
-
-fn check_hidden(key: &'static str, hidden: usize) -> Result<(), ConfigError> {
-    let most = 4 * MOST_WIDTH;
-    let why = format!("must lie in 1..={most}");
-    if (1..=most).contains(&hidden) { Ok(()) } else { Err(value(key, hidden, &why)) }
 }
 
 /// Whole batches in so many epochs; what is left of the last epoch is less than a batch.

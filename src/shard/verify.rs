@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::error::Error;
+use std::fmt;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -61,6 +62,20 @@ pub enum ProblemKind {
     DuplicateKey,
 }
 
+impl fmt::Display for ProblemKind {
+    fn fmt(&self, text: &mut fmt::Formatter<'_>) -> fmt::Result {
+        text.write_str(match self {
+            Self::Damaged => "damaged shard",
+            Self::DataAfterEnd => "data after the closing blocks",
+            Self::NoImage => "sample without an image",
+            Self::EmptyImage => "sample with an empty image",
+            Self::NoLabel => "sample without a label",
+            Self::BadLabel => "sample whose label is no number",
+            Self::DuplicateKey => "sample whose key an earlier shard has",
+        })
+    }
+}
+
 /// Walks every shard.
 ///
 /// # Errors
@@ -70,12 +85,23 @@ pub fn verify(patterns: &[String]) -> Result<Report, ShardError> {
     let Ok(examined) = in_parallel(&paths, |path| Ok::<_, Infallible>(examine(path)));
     let (mut shards, tables): (Vec<_>, Vec<_>) = examined.into_iter().unzip();
     add_duplicates(&mut shards, &tables);
+    accept_a_set_without_labels(&mut shards);
     Ok(Report {
         samples: shards.iter().map(|shard| shard.samples).sum(),
         bytes: shards.iter().map(|shard| shard.bytes).sum(),
         problems: shards.iter().flat_map(|shard| &shard.problems).map(|problem| problem.count).sum(),
         shards,
     })
+}
+
+/// Labels are missing only where some samples have one: a set may be made without any.
+fn accept_a_set_without_labels(shards: &mut [ShardReport]) {
+    let is_missing = |problem: &&Problem| problem.kind == ProblemKind::NoLabel;
+    let missing = shards.iter().flat_map(|shard| &shard.problems).filter(is_missing).map(|problem| problem.count);
+    let samples: usize = shards.iter().map(|shard| shard.samples).sum();
+    if missing.sum::<usize>() == samples {
+        shards.iter_mut().for_each(|shard| shard.problems.retain(|problem| problem.kind != ProblemKind::NoLabel));
+    }
 }
 
 /// A damaged shard has no samples, because a run would not use any of them. Only the keys are kept for the other shards.

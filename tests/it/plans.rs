@@ -128,7 +128,7 @@ fn absurd_shapes_are_refused_before_they_take_memory() {
         ("num_hidden_layers", "1000000000000"),
         ("intermediate_size", "4000000000"),
         ("hidden_size", "9000000"),
-        ("num_attention_heads", "7"),
+        ("num_attention_heads", "1000003"),
         ("image_size", "1024"),
     ] {
         let copy = folder.path().join("theirs");

@@ -111,7 +111,8 @@ fn folder_that_cannot_be_written_is_said_at_once() {
 
 #[test]
 fn wrong_usage_exits_with_2() {
-    let cases: [&[&str]; 5] = [
+    let cases: [&[&str]; 6] = [
+        &["check", QUICKSTART, "--set", "seed"],
         &["train"],
         &["fly"],
         &["bench", "data", QUICKSTART, "--seconds", "-1"],

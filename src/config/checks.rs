@@ -1,0 +1,134 @@
+//! Whether values of a pipeline file make sense, one by one and together.
+
+use super::{ConfigError, EncoderConfig, PredictorShape, RunConfig};
+use crate::model::{PredictorConfig, VitConfig};
+use crate::telemetry::memory;
+
+pub(super) fn value(key: &'static str, value: impl std::fmt::Display, why: &str) -> ConfigError {
+    ConfigError::Value { key, value: value.to_string(), why: why.into() }
+}
+
+pub(super) fn check_ranges(config: &RunConfig) -> Result<(), ConfigError> {
+    let train = &config.train;
+    let range = |key, [low, high]: [f64; 2], least: f64, most: f64| {
+        let fine = low <= high && low >= least && high <= most;
+        let why = format!("must rise and lie in {least}..={most}");
+        if fine { Ok(()) } else { Err(value(key, format!("[{low}, {high}]"), &why)) }
+    };
+    let positive = |key, number: f64| {
+        if number > 0.0 && number.is_finite() { Ok(()) } else { Err(value(key, number, "must be greater than 0")) }
+    };
+    let at_least_one = |key, number: u64| {
+        if number > 0 { Ok(()) } else { Err(value(key, number, "must be at least 1")) }
+    };
+    let finite = |key, numbers: &[f64]| match numbers.iter().find(|number| !(number.is_finite() && **number >= 0.0)) {
+        Some(number) => Err(value(key, number, "must be 0 or greater")),
+        None => Ok(()),
+    };
+    positive("train.epochs", train.epochs)?;
+    at_least_one("train.batch", train.batch as u64)?;
+    at_least_one("train.accumulate", train.accumulate as u64)?;
+    if train.accumulate > train.batch {
+        return Err(value("train.accumulate", train.accumulate, "must not exceed train.batch"));
+    }
+    finite("train.learning_rate", &train.learning_rate)?;
+    finite("train.warmup_epochs", &[train.warmup_epochs])?;
+    if train.warmup_epochs > train.epochs {
+        return Err(value("train.warmup_epochs", train.warmup_epochs, "must not exceed train.epochs"));
+    }
+    let [_, peak, last] = train.learning_rate;
+    if last > peak {
+        return Err(value("train.learning_rate", last, "the last rate must not exceed the one before it, the peak"));
+    }
+    finite("train.weight_decay", &train.weight_decay)?;
+    range("train.ema_decay", train.ema_decay, 0.0, 1.0)?;
+    train.clip_norm.map_or(Ok(()), |norm| positive("train.clip_norm", norm))?;
+    finite("pixels.mean", &config.pixels.mean)?;
+    for deviation in config.pixels.deviation {
+        positive("pixels.deviation", deviation)?;
+    }
+    at_least_one("data.window", config.data.window as u64)?;
+    at_least_one("checkpoint.every_steps", config.checkpoint.every_steps)?;
+    if !(1..=MOST_KEPT).contains(&config.checkpoint.keep) {
+        return Err(value("checkpoint.keep", config.checkpoint.keep, &format!("must lie in 1..={MOST_KEPT}")));
+    }
+    let Some(score) = &config.score else { return Ok(()) };
+    at_least_one("score.k", score.k as u64)?;
+    if config.data.validation.is_none() {
+        return Err(value("score.k", score.k, "a score needs data.validation; name its shards or leave [score] out"));
+    }
+    // A hundredth of an epoch is more often than anybody looks; less would make more stops than steps.
+    score.every_epochs.map_or(Ok(()), |epochs| range("score.every_epochs", [epochs; 2], 0.01, f64::MAX))?;
+    score.train_samples.map_or(Ok(()), |samples| at_least_one("score.train_samples", samples as u64))
+}
+
+/// The most that a side or a width may be; beyond it a number is surely a slip, and memory would not suffice.
+const MOST_PIXELS: usize = 4096;
+const MOST_WIDTH: usize = 16384;
+const MOST_DEPTH: usize = 1024;
+const MOST_KEPT: usize = 10_000;
+
+pub(super) fn encoder_shape(config: &RunConfig) -> Result<VitConfig, ConfigError> {
+    let EncoderConfig { patch, size, width, depth, heads, .. } = config.encoder;
+    let image = config.augment.size as usize;
+    check_grid(image, patch)?;
+    let shape = match (size, width, depth, heads) {
+        (Some(size), None, None, None) => VitConfig::sized(size, image, patch),
+        (None, Some(width), Some(depth), Some(heads)) => VitConfig::free(image, patch, width, depth, heads),
+        _ => {
+            return Err(value("encoder.size", "?", "give either size, or width, depth and heads together"));
+        }
+    };
+    check_shape("encoder.width", shape.width, shape.heads, shape.depth)?;
+    Ok(shape)
+}
+
+pub(super) fn check_grid(image: usize, patch: usize) -> Result<(), ConfigError> {
+    if image == 0 || image > MOST_PIXELS {
+        return Err(value("augment.size", image, &format!("must lie in 1..={MOST_PIXELS}")));
+    }
+    if patch == 0 || !image.is_multiple_of(patch) {
+        return Err(value("encoder.patch", patch, &format!("must divide augment.size = {image}")));
+    }
+    Ok(())
+}
+
+pub(super) fn predictor_shape(config: &RunConfig, encoder: &VitConfig) -> Result<PredictorConfig, ConfigError> {
+    let PredictorShape { width, depth, heads } = config.predictor;
+    let heads = heads.unwrap_or(encoder.heads);
+    check_shape("predictor.width", width, heads, depth)?;
+    Ok(PredictorConfig::new(width, depth, heads))
+}
+
+pub(super) fn check_shape(key: &'static str, width: usize, heads: usize, depth: usize) -> Result<(), ConfigError> {
+    if width == 0 || !width.is_multiple_of(4) || width > MOST_WIDTH {
+        return Err(value(key, width, &format!("must be a multiple of 4 (positions) up to {MOST_WIDTH}")));
+    }
+    if heads == 0 || !width.is_multiple_of(heads) {
+        return Err(value(key, width, &format!("must be a multiple of the number of heads, {heads}")));
+    }
+    if depth == 0 || depth > MOST_DEPTH {
+        return Err(value(key, width, &format!("needs a depth in 1..={MOST_DEPTH}, not {depth}")));
+    }
+    Ok(())
+}
+
+/// Refuses queues that this machine has no memory for, before any of it is taken.
+pub(super) fn check_memory(bytes_in_flight: u64, config: &RunConfig) -> Result<(), ConfigError> {
+    match memory() {
+        Some(memory) if bytes_in_flight > memory => {
+            let why = format!(
+                "batches and samples in flight take {bytes_in_flight} bytes, this machine has {memory}: lower this, \
+                 train.batch or augment.size"
+            );
+            Err(value("stream.batches_ahead", config.stream.batches_ahead, &why))
+        }
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn check_hidden(key: &'static str, hidden: usize) -> Result<(), ConfigError> {
+    let most = 4 * MOST_WIDTH;
+    let why = format!("must lie in 1..={most}");
+    if (1..=most).contains(&hidden) { Ok(()) } else { Err(value(key, hidden, &why)) }
+}
