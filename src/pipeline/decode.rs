@@ -14,12 +14,16 @@ use serde::Serialize;
 use super::augment::Crop;
 use super::jpeg;
 
-/// A worker holds one decoded image, so this bounds its memory to 256 MiB of RGB. It is where Pillow starts to warn of
-/// decompression bombs; the largest cameras stay below it.
+/// The largest image that is decoded: where Pillow starts to warn of decompression bombs; the largest cameras stay below
+/// it. A worker holds one image at a time.
 pub const MOST_PIXELS: u64 = 89_478_485;
 
-/// Widest pixel that a decoder gives back: four channels of 32 bits.
-const MOST_PIXEL_BYTES: u64 = 16;
+/// Bytes of a decoded image before it is RGB: four bytes for each of the most pixels, fewer pixels where they are wider.
+const MOST_DECODED_BYTES: u64 = 4 * MOST_PIXELS;
+
+/// A worker's buffers keep this much from sample to sample, enough for 22 million pixels; what a larger image took is
+/// given back after it.
+const KEPT_BYTES: usize = 64 << 20;
 
 /// Why a sample cannot be used; a metric's label, so it never carries more than its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -104,6 +108,16 @@ pub struct Scratch {
     raw: Vec<u8>,
 }
 
+impl Scratch {
+    fn give_back(&mut self) {
+        for buffer in [&mut self.pixels, &mut self.raw] {
+            if buffer.capacity() > KEPT_BYTES {
+                *buffer = Vec::new();
+            }
+        }
+    }
+}
+
 /// Sniffs the format and reads the sizes.
 ///
 /// # Errors
@@ -134,6 +148,7 @@ pub fn header(bytes: &[u8]) -> Result<Header, Unusable> {
 /// # Errors
 /// When the data behind the header is damaged or ends early.
 pub fn decode(bytes: &mut Vec<u8>, header: &Header, crop: Crop, scratch: &mut Scratch) -> Result<Region, Unusable> {
+    scratch.give_back();
     match header.kind {
         Kind::Jpeg(frame) => jpeg::decode(bytes, &frame, &mut scratch.pixels)?,
         Kind::Other(format) => decode_other(bytes, format, scratch)?,
@@ -149,7 +164,7 @@ fn start(bytes: &[u8]) -> String {
 
 fn open(bytes: &[u8], format: ImageFormat) -> Result<impl ImageDecoder + '_, Unusable> {
     let mut limits = Limits::default();
-    limits.max_alloc = Some(MOST_PIXELS * MOST_PIXEL_BYTES);
+    limits.max_alloc = Some(MOST_DECODED_BYTES);
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     reader.limits(limits);
     reader.into_decoder().map_err(|error| unusable(&error))
@@ -158,7 +173,7 @@ fn open(bytes: &[u8], format: ImageFormat) -> Result<impl ImageDecoder + '_, Unu
 fn decode_other(bytes: &[u8], format: ImageFormat, scratch: &mut Scratch) -> Result<(), Unusable> {
     let decoder = open(bytes, format)?;
     let (kind, size) = (decoder.color_type(), decoder.total_bytes());
-    if size > MOST_PIXELS * MOST_PIXEL_BYTES {
+    if size > MOST_DECODED_BYTES {
         return Err(Unusable { reason: Reason::TooLarge, detail: format!("{size} bytes when decoded") });
     }
     let Scratch { pixels, raw } = scratch;

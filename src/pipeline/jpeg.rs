@@ -73,7 +73,7 @@ pub fn walk(bytes: &[u8]) -> Result<Frame, Unusable> {
             START_OF_SCAN => {
                 let progress = progress.as_mut().ok_or_else(|| Unusable::damaged("a scan before any frame"))?;
                 progress.add_scan(segment)?;
-                at = end_of_scan(bytes, at);
+                at = end_of_scan(bytes, at, restarts);
                 end = Some(at);
             }
             _ => {}
@@ -164,8 +164,9 @@ fn segment(bytes: &[u8], at: usize) -> Option<&[u8]> {
     bytes.get(at + 2..at + length.max(2))
 }
 
-/// Where the coded data that begins at `at` ends: at a marker other than a restart, or with the file.
-fn end_of_scan(bytes: &[u8], mut at: usize) -> usize {
+/// Where the coded data that begins at `at` ends: at a marker, or with the file. Restart markers belong to the data only
+/// where the file has announced them; elsewhere they are damage, after which a decoder would make up the rest.
+fn end_of_scan(bytes: &[u8], mut at: usize, restarts: bool) -> usize {
     loop {
         let mut rest = bytes.get(at..).unwrap_or_default();
         // Reading from a slice never fails; this finds a byte faster than an iterator does.
@@ -175,7 +176,8 @@ fn end_of_scan(bytes: &[u8], mut at: usize) -> usize {
             return bytes.len() - usize::from(bytes.last() == Some(&0xFF));
         }
         match bytes[at] {
-            0 | 0xD0..=0xD7 => at += 1,
+            0 => at += 1,
+            0xD0..=0xD7 if restarts => at += 1,
             0xFF => {}
             _ => return at - 1,
         }

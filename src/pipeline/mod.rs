@@ -119,6 +119,7 @@ impl Pipeline {
         // One entry per batch that has room, so that a worker never waits to hand one over.
         let (finished_sender, finished) = bounded(config.batches_ahead);
         let meters = Meters {
+            read: telemetry.stage(Stage::Read),
             decode: telemetry.stage(Stage::Decode),
             augment: telemetry.stage(Stage::Augment),
             mask: telemetry.stage(Stage::Mask),

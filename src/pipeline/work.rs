@@ -25,6 +25,8 @@ const REPLACEMENTS: u64 = 100;
 /// The meters of the pool's stages.
 #[derive(Clone)]
 pub(super) struct Meters {
+    /// For what workers read themselves: samples in place of bad ones.
+    pub read: StageMeter,
     pub decode: StageMeter,
     pub augment: StageMeter,
     pub mask: StageMeter,
@@ -150,8 +152,9 @@ impl Worker {
                 continue;
             }
             tried.push(sample);
-            let step = job.open.step;
+            let (step, start) = (job.open.step, Instant::now());
             self.shared.set.read(sample, &mut job.bytes).map_err(|source| PipelineError::Read { step, source })?;
+            self.shared.meters.read.sample(start.elapsed(), job.bytes.len() as u64);
             slot.read += 1;
             match self.view(job) {
                 Ok(()) => {

@@ -9,6 +9,7 @@ use tokio::runtime::Handle;
 use super::{stream, trainer, uploaded};
 use crate::config::Plan;
 use crate::pipeline::{Counts, Pipeline};
+use crate::telemetry::bottleneck::limiting;
 use crate::telemetry::{Stage, StageTotals, Telemetry, processor_time};
 
 /// Batches or steps before the clock starts: caches fill, pools grow to their size, kernels are chosen.
@@ -68,15 +69,15 @@ impl<'a> Clock<'a> {
     fn figures(self, what: &'static str, device: &str) -> Figures {
         let (seconds, cpu) = (self.start.elapsed().as_secs_f64(), (cpu_time() - self.cpu).as_secs_f64());
         let samples = self.samples.max(1) as f64;
-        let stages = self.telemetry.stages().into_iter().zip(&self.before).map(|((stage, now), (_, before))| {
-            let seconds = |of: fn(&StageTotals) -> Duration| of(&now).saturating_sub(of(before)).as_secs_f64();
-            StageFigures {
-                stage: stage.to_string(),
-                samples: now.samples - before.samples,
-                busy_seconds: seconds(|totals| totals.busy),
-                starved_seconds: seconds(|totals| totals.starved),
-                blocked_seconds: seconds(|totals| totals.blocked),
-            }
+        let now = self.telemetry.stages();
+        let since: Vec<(Stage, StageTotals)> =
+            now.iter().zip(&self.before).map(|((stage, now), (_, before))| (*stage, now.since(before))).collect();
+        let stages = since.iter().map(|(stage, totals)| StageFigures {
+            stage: stage.to_string(),
+            samples: totals.samples,
+            busy_seconds: totals.busy.as_secs_f64(),
+            starved_seconds: totals.starved.as_secs_f64(),
+            blocked_seconds: totals.blocked.as_secs_f64(),
         });
         Figures {
             what,
@@ -87,7 +88,8 @@ impl<'a> Clock<'a> {
             samples_per_second: self.samples as f64 / seconds,
             cpu_milliseconds_per_sample: 1e3 * cpu / samples,
             stages: stages.filter(|stage| stage.samples > 0 || stage.busy_seconds > 0.0).collect(),
-            bottleneck: self.telemetry.bottleneck().map(|stage| stage.to_string()),
+            // Of the measured stretch alone: the telemetry's own answer looks back beyond the warm-up.
+            bottleneck: limiting(&since, self.start.elapsed()).map(|stage| stage.to_string()),
         }
     }
 }

@@ -78,12 +78,14 @@ impl<'a> Training<'a> {
     /// Trains until so many steps are done; false when the user asked to stop before.
     pub fn train_until(&mut self, stop: u64, around: &mut Surroundings) -> Result<bool> {
         self.last = Instant::now();
+        let interrupted = around.interrupted;
         while self.done < stop {
-            if around.interrupted.load(Relaxed) {
+            let next = if interrupted.load(Relaxed) { None } else { self.batches.next_unless(interrupted) };
+            let Some((batch, waited)) = next else {
                 self.read_reports(around)?;
-                return Ok(false);
-            }
-            let Some((batch, waited)) = self.batches.next_batch() else {
+                if interrupted.load(Relaxed) {
+                    return Ok(false);
+                }
                 bail!("the stream of samples ended before step {stop}")
             };
             self.step(self.noted(batch)?, waited, around)?;

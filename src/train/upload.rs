@@ -1,16 +1,17 @@
 //! Host batches to device batches: pixels travel as `u8`, the device casts and normalises them.
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use crossbeam::channel::{Receiver, bounded};
+use crossbeam::channel::{Receiver, RecvTimeoutError, bounded};
 use serde::{Deserialize, Serialize};
 
 use super::device::Placement;
 use crate::model::Choice;
 use crate::pipeline::{Batch, Counts, Indices, Masks, Pipeline, PipelineError, Quarantined};
-use crate::telemetry::{Queue, Stage, StageMeter, Telemetry};
+use crate::telemetry::{Queue, QueueMeter, Stage, StageMeter, Telemetry};
 
 /// Batches that wait on the device: one for the next step, and one so that a late upload does not stop it.
 const UPLOADED_AHEAD: usize = 2;
@@ -61,6 +62,7 @@ pub struct Uploader {
     batches: Option<Receiver<Uploaded>>,
     thread: Option<JoinHandle<()>>,
     train: StageMeter,
+    queue: QueueMeter,
 }
 
 impl Uploader {
@@ -78,6 +80,7 @@ impl Uploader {
         let (sender, batches) = bounded(UPLOADED_AHEAD);
         let (place, meter) = (place.clone(), telemetry.stage(Stage::Upload));
         let queue = telemetry.queue(Queue::Uploaded, UPLOADED_AHEAD);
+        let sent = queue.clone();
         let work = move || loop {
             let start = Instant::now();
             let batch = pipeline.next();
@@ -91,11 +94,11 @@ impl Uploader {
             meter.starved(received - start);
             meter.busy(ready - received);
             meter.blocked(ready.elapsed());
-            queue.depth(sender.len());
+            sent.depth(sender.len());
         };
         let thread = std::thread::Builder::new().name("saccade-upload".into());
         let thread = thread.spawn(work).map_err(|source| PipelineError::Thread { number: 0, source })?;
-        Ok(Self { batches: Some(batches), thread: Some(thread), train: telemetry.stage(Stage::Train) })
+        Ok(Self { batches: Some(batches), thread: Some(thread), train: telemetry.stage(Stage::Train), queue })
     }
 
     /// The next batch and how long it was waited for; `None` at the end of the stream.
@@ -103,8 +106,28 @@ impl Uploader {
     /// # Errors
     /// When the pipeline gave up, or the thread died before the stream's end.
     pub fn next_batch(&mut self) -> Option<(Result<DeviceBatch, PipelineError>, Duration)> {
+        self.next_unless(&AtomicBool::new(false))
+    }
+
+    /// As [`Self::next_batch`], but also `None` once `stop` is set while there is nothing to give: data that never come
+    /// must not keep a run from saving.
+    ///
+    /// # Errors
+    /// As [`Self::next_batch`].
+    pub fn next_unless(&mut self, stop: &AtomicBool) -> Option<(Result<DeviceBatch, PipelineError>, Duration)> {
+        /// How often the flag is looked at while there is no batch.
+        const LOOK: Duration = Duration::from_millis(100);
         let start = Instant::now();
-        let batch = self.batches.as_ref()?.recv().unwrap_or(Some(Err(PipelineError::Stopped)));
+        let batches = self.batches.as_ref()?;
+        let batch = loop {
+            match batches.recv_timeout(LOOK) {
+                Ok(batch) => break batch,
+                Err(RecvTimeoutError::Disconnected) => break Some(Err(PipelineError::Stopped)),
+                Err(RecvTimeoutError::Timeout) if stop.load(Relaxed) => return None,
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        };
+        self.queue.depth(batches.len());
         let waited = start.elapsed();
         if batch.is_none() {
             self.batches = None;

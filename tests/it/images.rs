@@ -266,3 +266,24 @@ fn a_flipped_view_is_mirrored_left_to_right() {
     flip(&mut view, 2);
     assert_eq!(view, [3, 4, 5, 0, 1, 2, 9, 10, 11, 6, 7, 8]);
 }
+
+#[test]
+fn restart_marker_that_was_not_announced_is_damage_and_no_picture() {
+    let path = crate::saccade::root().join("tests/data/reference/images/baseline_420.jpg");
+    let whole = std::fs::read(&path).unwrap();
+    let announced = whole.windows(2).any(|pair| pair == [0xFF, 0xDD]);
+    assert!(!announced, "{} has restart markers of its own", path.display());
+    let scan = whole.windows(2).position(|pair| pair == [0xFF, 0xDA]).unwrap();
+    // Well inside the coded data: past the scan's header, at a third of what follows.
+    let mut at = scan + 14 + (whole.len() - scan) / 3;
+    while whole[at - 1] == 0xFF || whole[at] == 0xFF || whole[at + 1] == 0xFF {
+        at += 1;
+    }
+    let mut bytes = whole;
+    bytes.splice(at..at + 2, [0xFF, 0xD3]);
+    let read = header(&bytes).and_then(|header| {
+        let crop = Crop { left: 0, top: 0, width: header.width, height: header.height };
+        decode(&mut bytes.clone(), &header, crop, &mut Scratch::default())
+    });
+    assert!(read.is_err(), "the rest of this picture was made up: {read:?}");
+}
