@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use crate::model::{PredictorConfig, VitConfig, VitSize};
-use crate::pipeline::{self, AugmentConfig, MaskConfig, Order, PipelineError, StreamConfig, StreamSpec};
+use crate::pipeline::{self, AugmentConfig, DecodeConfig, MaskConfig, Order, PipelineError, StreamConfig, StreamSpec};
 use crate::shard::{ShardError, ShardSet};
 use crate::telemetry::TelemetryConfig;
 use crate::train::device::DeviceError;
@@ -32,6 +32,7 @@ pub struct RunConfig {
     #[serde(default = "auto")]
     pub device: DeviceChoice,
     pub data: DataConfig,
+    pub decode: DecodeConfig,
     pub augment: AugmentConfig,
     pub pixels: Normalisation,
     pub mask: MaskConfig,
@@ -265,6 +266,7 @@ impl Plan {
         let stream = StreamSpec {
             order: Order::Shuffled { seed: config.seed, window: config.data.window },
             batch: config.train.batch,
+            decode: config.decode,
             augment: config.augment.clone(),
             mask: Some((config.mask.clone(), encoder.grid())),
         };
@@ -332,7 +334,7 @@ impl Plan {
         let every = most.map_or(1, |most| samples.div_ceil(most).max(1));
         // What fits a training step fits here, where nothing is kept for a backward pass.
         let batch = self.config.train.batch.div_ceil(self.config.train.accumulate);
-        StreamSpec { order: Order::InOrder { every }, batch, augment, mask: None }
+        StreamSpec { order: Order::InOrder { every }, batch, decode: self.config.decode, augment, mask: None }
     }
 
     /// Bytes that the run writes at most: the checkpoints it keeps, one that is being written, and its records.
@@ -347,7 +349,7 @@ impl Plan {
 /// What decides the course of a run beside the data, as text.
 pub fn course(config: &RunConfig, encoder: &VitConfig, predictor: &PredictorConfig) -> String {
     serde_json::json!({
-        "seed": config.seed, "window": config.data.window, "augment": config.augment, "pixels": config.pixels,
+        "seed": config.seed, "window": config.data.window, "decode": config.decode, "augment": config.augment, "pixels": config.pixels,
         "mask": config.mask, "encoder": encoder, "predictor": predictor, "train": config.train,
         "weights": config.encoder.weights.is_some(),
     })

@@ -43,6 +43,13 @@ impl Crop {
         Self { left: 0, top: 0, width, height }
     }
 
+    /// The smallest rectangle of whole pixels that holds this one in a picture at 1/`scale`.
+    pub(super) fn containing(self, scale: u32) -> Self {
+        let (left, top) = (self.left / scale, self.top / scale);
+        let past = |start: u32, length: u32| (u64::from(start) + u64::from(length)).div_ceil(u64::from(scale)) as u32;
+        Self { left, top, width: past(self.left, self.width) - left, height: past(self.top, self.height) - top }
+    }
+
     /// The largest square in the middle.
     pub fn centre(width: u32, height: u32) -> Self {
         let side = width.min(height);
@@ -101,11 +108,20 @@ impl Resampler {
         let failed = |error: &dyn std::fmt::Display| Unusable::damaged(format!("cannot be resized: {error}"));
         // Typed images: the other kind of call compiles the filters for every pixel type there is.
         let image = TypedImageRef::<U8x3>::from_buffer(region.width, region.height, pixels).map_err(|e| failed(&e))?;
-        let Crop { left, top, width, height } = region.crop;
         // Cut first, as other loaders do: a filter over the whole image would mix in pixels from outside the crop.
+        let (left, top) = (region.left.floor(), region.top.floor());
+        let past = |start: f64, length: f64| (start + length).ceil();
+        let (right, bottom) = (past(region.left, region.crop_width), past(region.top, region.crop_height));
+        let (left_cut, top_cut) = (region.left - left, region.top - top);
+        let [left, top, width, height] = [left, top, right - left, bottom - top].map(|number| number as u32);
         let crop = TypedCroppedImage::from_ref(&image, left, top, width, height).map_err(|e| failed(&e))?;
         let mut view = TypedImage::<U8x3>::from_buffer(size, size, view).map_err(|e| failed(&e))?;
-        let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));
+        let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear)).crop(
+            left_cut,
+            top_cut,
+            region.crop_width,
+            region.crop_height,
+        );
         self.0.resize_typed(&crop, &mut view, &options).map_err(|e| failed(&e))
     }
 }

@@ -12,7 +12,7 @@ use image::{ColorType, ImageDecoder, ImageFormat, ImageReader, Limits};
 use serde::Serialize;
 
 use super::augment::Crop;
-use super::jpeg;
+use super::jpeg::{self, DecodeConfig, Jpeg};
 
 /// The largest image that is decoded: where Pillow starts to warn of decompression bombs; the largest cameras stay below
 /// it. A worker holds one image at a time.
@@ -88,34 +88,44 @@ pub struct Header {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    Jpeg(jpeg::Frame),
+    Jpeg,
     Other(ImageFormat),
 }
 
-/// A decoded part of an image, and where the crop lies in it. Its pixels are in [`Scratch::pixels`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A decoded part of an image, `[height, width, 3]` in [`Decoder::pixels`], and where the crop lies in it: in pixels of
+/// the region, with fractions where it was decoded smaller than it is.
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Region {
     pub width: u32,
     pub height: u32,
-    pub crop: Crop,
+    pub left: f64,
+    pub top: f64,
+    pub crop_width: f64,
+    pub crop_height: f64,
 }
 
-/// Buffers that a worker uses again for every sample.
-#[derive(Debug, Default)]
-pub struct Scratch {
+impl Region {
+    /// `part` of a picture at 1/`scale`, which contains `crop` of the picture at its full size.
+    pub fn of(part: Crop, crop: Crop, scale: u32) -> Self {
+        let scaled = |number: u32| f64::from(number) / f64::from(scale);
+        Self {
+            width: part.width,
+            height: part.height,
+            left: scaled(crop.left) - f64::from(part.left),
+            top: scaled(crop.top) - f64::from(part.top),
+            crop_width: scaled(crop.width),
+            crop_height: scaled(crop.height),
+        }
+    }
+}
+
+/// A worker's decoders, and the buffers that they use again for every sample.
+#[derive(Debug)]
+pub struct Decoder {
+    jpeg: Jpeg,
     /// `[height, width, 3]` of the last region.
     pub pixels: Vec<u8>,
     raw: Vec<u8>,
-}
-
-impl Scratch {
-    fn give_back(&mut self) {
-        for buffer in [&mut self.pixels, &mut self.raw] {
-            if buffer.capacity() > KEPT_BYTES {
-                *buffer = Vec::new();
-            }
-        }
-    }
 }
 
 /// Sniffs the format and reads the sizes.
@@ -127,8 +137,8 @@ pub fn header(bytes: &[u8]) -> Result<Header, Unusable> {
         return Err(Unusable { reason: Reason::Empty, detail: "no bytes".into() });
     }
     let header = if bytes.starts_with(&[0xFF, 0xD8, 0xFF]) {
-        let frame = jpeg::walk(bytes)?;
-        Header { width: frame.width, height: frame.height, kind: Kind::Jpeg(frame) }
+        let (width, height) = jpeg::markers::size(bytes)?;
+        Header { width, height, kind: Kind::Jpeg }
     } else {
         let unknown = |_| Unusable { reason: Reason::UnknownFormat, detail: format!("begins with {}", start(bytes)) };
         let format = image::guess_format(bytes).map_err(unknown)?;
@@ -143,17 +153,35 @@ pub fn header(bytes: &[u8]) -> Result<Header, Unusable> {
     }
 }
 
-/// Decodes at least what `crop` needs into `scratch.pixels`. `bytes` may be overwritten.
-///
-/// # Errors
-/// When the data behind the header is damaged or ends early.
-pub fn decode(bytes: &mut Vec<u8>, header: &Header, crop: Crop, scratch: &mut Scratch) -> Result<Region, Unusable> {
-    scratch.give_back();
-    match header.kind {
-        Kind::Jpeg(frame) => jpeg::decode(bytes, &frame, &mut scratch.pixels)?,
-        Kind::Other(format) => decode_other(bytes, format, scratch)?,
+impl Decoder {
+    pub fn new(config: DecodeConfig) -> Self {
+        Self { jpeg: Jpeg::new(config), pixels: Vec::new(), raw: Vec::new() }
     }
-    Ok(Region { width: header.width, height: header.height, crop })
+
+    /// Decodes at least what `crop` needs into [`Decoder::pixels`]; where that costs less, at half, a quarter or an
+    /// eighth of the size, as long as both sides of the crop keep `least` pixels. `bytes` may be overwritten.
+    ///
+    /// # Errors
+    /// When the data behind the header are damaged or end early.
+    pub fn decode(&mut self, bytes: &mut Vec<u8>, header: &Header, crop: Crop, least: u32) -> Result<Region, Unusable> {
+        self.give_back();
+        let Header { width, height, kind } = *header;
+        match kind {
+            Kind::Jpeg => self.jpeg.decode(bytes, [width, height], crop, least, &mut self.pixels),
+            Kind::Other(format) => {
+                decode_other(bytes, format, &mut self.pixels, &mut self.raw)?;
+                Ok(Region::of(Crop::whole(width, height), crop, 1))
+            }
+        }
+    }
+
+    fn give_back(&mut self) {
+        for buffer in [&mut self.pixels, &mut self.raw] {
+            if buffer.capacity() > KEPT_BYTES {
+                *buffer = Vec::new();
+            }
+        }
+    }
 }
 
 fn start(bytes: &[u8]) -> String {
@@ -170,13 +198,12 @@ fn open(bytes: &[u8], format: ImageFormat) -> Result<impl ImageDecoder + '_, Unu
     reader.into_decoder().map_err(|error| unusable(&error))
 }
 
-fn decode_other(bytes: &[u8], format: ImageFormat, scratch: &mut Scratch) -> Result<(), Unusable> {
+fn decode_other(bytes: &[u8], format: ImageFormat, pixels: &mut Vec<u8>, raw: &mut Vec<u8>) -> Result<(), Unusable> {
     let decoder = open(bytes, format)?;
     let (kind, size) = (decoder.color_type(), decoder.total_bytes());
     if size > MOST_DECODED_BYTES {
         return Err(Unusable { reason: Reason::TooLarge, detail: format!("{size} bytes when decoded") });
     }
-    let Scratch { pixels, raw } = scratch;
     let decoded = if kind == ColorType::Rgb8 { &mut *pixels } else { &mut *raw };
     decoded.clear();
     decoded.resize(size as usize, 0);

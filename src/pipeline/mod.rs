@@ -12,7 +12,7 @@
 pub mod augment;
 mod batch;
 pub mod decode;
-mod jpeg;
+pub mod jpeg;
 pub mod mask;
 mod read;
 mod spec;
@@ -31,6 +31,7 @@ use tokio::sync::{Mutex, Semaphore};
 pub use self::augment::AugmentConfig;
 pub use self::batch::{Batch, Counts, Digests, Indices, Masks, Pixels, Quarantined};
 pub use self::decode::Reason;
+pub use self::jpeg::{DecodeConfig, JpegDecoder};
 pub use self::mask::{MaskConfig, MaskError, MaskMode};
 pub use self::spec::{Order, StreamConfig, StreamSpec, bytes_in_flight};
 

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::PipelineError;
 use super::augment::AugmentConfig;
+use super::jpeg::{DecodeConfig, JpegDecoder};
 use super::mask::MaskConfig;
 use super::read::GROUP;
 
@@ -48,6 +49,7 @@ pub struct StreamSpec {
     pub order: Order,
     /// Samples of a batch.
     pub batch: usize,
+    pub decode: DecodeConfig,
     pub augment: AugmentConfig,
     /// With the patches a side of the grid.
     pub mask: Option<(MaskConfig, usize)>,
@@ -67,6 +69,10 @@ impl StreamSpec {
         within("augment.size", self.augment.size as usize, 1, MOST_SIZE as usize)?;
         check_range("augment.crop_scale", self.augment.crop_scale, 1.0)?;
         check_range("augment.crop_ratio", self.augment.crop_ratio, f64::MAX)?;
+        if self.decode.jpeg == JpegDecoder::Turbo && !JpegDecoder::HAS_TURBO {
+            let why = "this build has no libjpeg-turbo: build with --features turbo, or choose own or zune";
+            return Err(setting("decode.jpeg", "turbo", why));
+        }
         if let Order::InOrder { every } = self.order {
             within("every", every, 1, u32::MAX as usize)?;
         }

@@ -11,7 +11,7 @@ use async_channel::{Receiver, Sender, TryRecvError};
 
 use super::augment::{Crop, Resampler, flip};
 use super::batch::{Open, Pool, Quarantined, Slot, assemble};
-use super::decode::{Reason, Scratch, Unusable, decode, header};
+use super::decode::{Decoder, Reason, Unusable, header};
 use super::mask::SampleMasks;
 use super::read::{Job, Stall};
 use super::{Finished, Order, PipelineError, StreamSpec};
@@ -49,7 +49,7 @@ pub(super) struct Shared {
 
 pub(super) struct Worker {
     shared: Shared,
-    scratch: Scratch,
+    decoder: Decoder,
     resampler: Resampler,
 }
 
@@ -67,7 +67,8 @@ impl Drop for CloseOnPanic {
 
 impl Worker {
     pub fn new(shared: Shared) -> Self {
-        Self { shared, scratch: Scratch::default(), resampler: Resampler::default() }
+        let decoder = Decoder::new(shared.spec.decode);
+        Self { shared, decoder, resampler: Resampler::default() }
     }
 
     /// Works until there are no more jobs.
@@ -197,7 +198,7 @@ impl Worker {
     /// Turns the job's bytes into its pixels; a decoder that panics has met a bad sample.
     fn view(&mut self, job: &mut Job) -> Result<(), Unusable> {
         catch_unwind(AssertUnwindSafe(|| self.try_view(job))).unwrap_or_else(|cause| {
-            self.scratch = Scratch::default();
+            self.decoder = Decoder::new(self.shared.spec.decode);
             self.resampler = Resampler::default();
             let text = cause.downcast_ref::<&str>().map(|text| (*text).to_owned());
             let detail = text.or_else(|| cause.downcast_ref::<String>().cloned()).unwrap_or_default();
@@ -217,14 +218,14 @@ impl Worker {
                     Crop::draw(&spec.augment, header.width, header.height, &mut draws)
                 }
             };
-            decode(&mut job.bytes, &header, crop, &mut self.scratch)
+            self.decoder.decode(&mut job.bytes, &header, crop, spec.augment.size)
         });
         let decoded = Instant::now();
         let region = region.inspect_err(|_| meters.decode.busy(decoded - start))?;
         meters.decode.sample(decoded - start, length);
 
         let size = spec.augment.size;
-        self.resampler.resample(&self.scratch.pixels, &region, size, &mut job.pixels)?;
+        self.resampler.resample(&self.decoder.pixels, &region, size, &mut job.pixels)?;
         if let Order::Shuffled { seed, .. } = spec.order {
             let mut draws = Draws::new(seed, job.epoch, u64::from(job.sample), Purpose::Flip);
             if spec.augment.flip && draws.below(2) == 1 {

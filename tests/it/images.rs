@@ -10,7 +10,8 @@ use saccade::draws::{Draws, Purpose};
 use saccade::pipeline::AugmentConfig;
 use saccade::pipeline::Reason;
 use saccade::pipeline::augment::{Crop, Resampler, flip};
-use saccade::pipeline::decode::{Region, Scratch, Unusable, decode, header};
+use saccade::pipeline::decode::{Decoder, Region, Unusable, header};
+use saccade::pipeline::{DecodeConfig, JpegDecoder};
 use serde::Deserialize;
 
 use crate::reference;
@@ -23,12 +24,23 @@ struct Picture {
     pixels: Vec<u8>,
 }
 
-fn read(mut bytes: Vec<u8>) -> Result<Picture, Unusable> {
+/// Those that this build has.
+const DECODERS: &[JpegDecoder] = if JpegDecoder::HAS_TURBO {
+    &[JpegDecoder::Own, JpegDecoder::Zune, JpegDecoder::Turbo]
+} else {
+    &[JpegDecoder::Own, JpegDecoder::Zune]
+};
+
+fn read_by(jpeg: JpegDecoder, mut bytes: Vec<u8>) -> Result<Picture, Unusable> {
     let header = header(&bytes)?;
-    let mut scratch = Scratch::default();
+    let mut decoder = Decoder::new(DecodeConfig { jpeg, smooth_chroma: true });
     let whole = Crop::whole(header.width, header.height);
-    let Region { width, height, .. } = decode(&mut bytes, &header, whole, &mut scratch)?;
-    Ok(Picture { width, height, pixels: scratch.pixels })
+    let Region { width, height, .. } = decoder.decode(&mut bytes, &header, whole, u32::MAX)?;
+    Ok(Picture { width, height, pixels: decoder.pixels })
+}
+
+fn read(bytes: Vec<u8>) -> Result<Picture, Unusable> {
+    read_by(JpegDecoder::Own, bytes)
 }
 
 fn bytes_of(name: &str) -> Vec<u8> {
@@ -38,6 +50,10 @@ fn bytes_of(name: &str) -> Vec<u8> {
 fn jpegs() -> Vec<(String, Vec<u8>)> {
     let names = ["baseline_420", "baseline_422", "baseline_444", "progressive", "grey", "cmyk", "odd_17x9", "restart"];
     names.iter().map(|name| (name.to_string(), bytes_of(&format!("{name}.jpg")))).collect()
+}
+
+fn by_each_decoder() -> impl Iterator<Item = ((String, Vec<u8>), JpegDecoder)> {
+    jpegs().into_iter().flat_map(|jpeg| DECODERS.iter().map(move |decoder| (jpeg.clone(), *decoder)))
 }
 
 #[derive(Deserialize)]
@@ -52,15 +68,17 @@ fn every_reference_image_is_read_as_pillow_reads_it_or_refused() {
     let text = fs::read_to_string(reference().join("images.json")).expect("a list of images");
     let all: BTreeMap<String, Expected> = serde_json::from_str(&text).expect("expectations by name");
     assert!(!all.is_empty());
-    for (name, expected) in all {
-        let result = read(bytes_of(&name));
+    for (name, expected, jpeg) in
+        all.iter().flat_map(|(name, expected)| DECODERS.iter().map(move |jpeg| (name, expected, *jpeg)))
+    {
+        let result = read_by(jpeg, bytes_of(name));
         match (expected.ok, result) {
             (Some(true), result) => {
-                let picture = result.unwrap_or_else(|error| panic!("{name}: {error}"));
+                let picture = result.unwrap_or_else(|error| panic!("{name} by {jpeg:?}: {error}"));
                 assert_eq!((Some(picture.width), Some(picture.height)), (expected.width, expected.height), "{name}");
-                compare(&name, &picture, &reference().join("images").join(format!("{name}.expected.png")));
+                compare(name, &picture, &reference().join("images").join(format!("{name}.expected.png")));
             }
-            (Some(false), result) => assert!(result.is_err(), "{name} was read"),
+            (Some(false), result) => assert!(result.is_err(), "{name} was read by {jpeg:?}"),
             (None, result) => assert!(result.map_or(true, |picture| !has_grey_half(&picture)), "{name} is half grey"),
         }
     }
@@ -89,29 +107,37 @@ fn has_grey_half(picture: &Picture) -> bool {
 
 #[test]
 fn a_jpeg_that_ends_early_is_refused_wherever_it_ends() {
-    for (name, whole) in jpegs() {
-        let picture = read(whole.clone()).expect("a sound image");
+    for ((name, whole), jpeg) in by_each_decoder() {
+        let picture = read_by(jpeg, whole.clone()).expect("a sound image");
         for length in 0..whole.len() - 2 {
-            if let Ok(cut) = read(whole[..length].to_vec()) {
-                assert_eq!(cut, picture, "{name}: read from {length} of {} bytes", whole.len());
+            if let Ok(cut) = read_by(jpeg, whole[..length].to_vec()) {
+                assert_eq!(cut, picture, "{name}, {jpeg:?}: read from {length} of {} bytes", whole.len());
                 // The last byte before the end marker may hold nothing but filling bits and what equals them.
-                assert!(length + 3 >= whole.len(), "{name}: read from {length} of {} bytes", whole.len());
+                assert!(length + 3 >= whole.len(), "{name}, {jpeg:?}: read from {length} of {} bytes", whole.len());
             }
         }
         for length in [whole.len() - 2, whole.len() - 1] {
-            assert_eq!(read(whole[..length].to_vec()).as_ref(), Ok(&picture), "{name} without its end marker");
+            assert_eq!(
+                read_by(jpeg, whole[..length].to_vec()).as_ref(),
+                Ok(&picture),
+                "{name}, {jpeg:?}, without its end marker"
+            );
         }
     }
 }
 
 #[test]
 fn an_end_marker_does_not_make_a_cut_jpeg_whole() {
-    for (name, whole) in jpegs().into_iter().filter(|(name, _)| name != "progressive") {
-        let picture = read(whole.clone()).expect("a sound image");
+    for ((name, whole), jpeg) in by_each_decoder().filter(|((name, _), _)| name != "progressive") {
+        let picture = read_by(jpeg, whole.clone()).expect("a sound image");
         for length in (0..whole.len() - 2).filter(|length| *length > whole.len() / 2) {
             let cut = [&whole[..length], &[0xFF, 0xD9]].concat();
-            if let Ok(cut) = read(cut) {
-                assert!(cut == picture && length + 3 >= whole.len(), "{name}: read from {length} of {}", whole.len());
+            if let Ok(cut) = read_by(jpeg, cut) {
+                assert!(
+                    cut == picture && length + 3 >= whole.len(),
+                    "{name}, {jpeg:?}: read from {length} of {}",
+                    whole.len()
+                );
             }
         }
     }
@@ -119,10 +145,10 @@ fn an_end_marker_does_not_make_a_cut_jpeg_whole() {
 
 #[test]
 fn what_follows_the_end_of_a_jpeg_does_not_matter() {
-    for (name, whole) in jpegs() {
-        let picture = read(whole.clone()).expect("a sound image");
+    for ((name, whole), jpeg) in by_each_decoder() {
+        let picture = read_by(jpeg, whole.clone()).expect("a sound image");
         for tail in [vec![0; 1000], b"trailer".to_vec(), whole.clone(), vec![0xFF; 7]] {
-            assert_eq!(read([whole.clone(), tail].concat()).as_ref(), Ok(&picture), "{name}");
+            assert_eq!(read_by(jpeg, [whole.clone(), tail].concat()).as_ref(), Ok(&picture), "{name}, {jpeg:?}");
         }
     }
 }
@@ -252,7 +278,7 @@ fn a_crop_is_resized_without_what_lies_around_it() {
         pixels[(row * width + 20) * 3..(row * width + 40) * 3].fill(10);
     }
     let crop = Crop { left: 20, top: 10, width: 20, height: 20 };
-    let region = Region { width: width as u32, height: height as u32, crop };
+    let region = Region::of(Crop::whole(width as u32, height as u32), crop, 1);
     for size in [5, 20, 33] {
         let mut view = vec![0; (size * size * 3) as usize];
         Resampler::default().resample(&pixels, &region, size, &mut view).expect("sizes that fit");
@@ -281,9 +307,8 @@ fn restart_marker_that_was_not_announced_is_damage_and_no_picture() {
     }
     let mut bytes = whole;
     bytes.splice(at..at + 2, [0xFF, 0xD3]);
-    let read = header(&bytes).and_then(|header| {
-        let crop = Crop { left: 0, top: 0, width: header.width, height: header.height };
-        decode(&mut bytes.clone(), &header, crop, &mut Scratch::default())
-    });
-    assert!(read.is_err(), "the rest of this picture was made up: {read:?}");
+    for jpeg in DECODERS {
+        let read = read_by(*jpeg, bytes.clone());
+        assert!(read.is_err(), "the rest of this picture was made up by {jpeg:?}");
+    }
 }

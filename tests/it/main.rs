@@ -11,6 +11,8 @@ mod prometheus;
 mod shards;
 // Decoding awkward and damaged images.
 mod images;
+// Parts of JPEGs by libjpeg-turbo.
+mod turbo;
 // Context and target blocks.
 mod masks;
 // The stream of samples.

@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use saccade::draws::{Draws, Purpose};
 use saccade::pipeline::{
-    AugmentConfig, Batch, Counts, Digests, MaskConfig, MaskMode, Order, Pipeline, PipelineError, Quarantined,
-    StreamConfig, StreamSpec,
+    AugmentConfig, Batch, Counts, DecodeConfig, Digests, JpegDecoder, MaskConfig, MaskMode, Order, Pipeline,
+    PipelineError, Quarantined, StreamConfig, StreamSpec,
 };
 use saccade::shard::ShardSet;
 use saccade::telemetry::{Stage, StageTotals, Telemetry};
@@ -109,6 +109,7 @@ fn spec(batch: usize, mode: MaskMode) -> StreamSpec {
     StreamSpec {
         order: Order::Shuffled { seed: SEED, window: 2 },
         batch,
+        decode: DecodeConfig { jpeg: JpegDecoder::Own, smooth_chroma: true },
         augment: AugmentConfig { size: 16, crop_scale: [0.3, 1.0], crop_ratio: [0.75, 4.0 / 3.0], flip: true },
         mask: Some((mask, 8)),
     }

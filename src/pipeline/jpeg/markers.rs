@@ -1,19 +1,10 @@
-//! JPEG bytes → their frame → RGB: finds out whether the file is whole, then decodes it.
-//!
-//! No decoder that is fast tells reliably that a file ended early: it fills the rest with grey. So the markers are
-//! walked first, which costs about a hundredth of the decoding, and the decoder is given a tail that no code matches.
+//! A file's segments: the next one, and whether the picture is whole.
 
 use std::io::BufRead;
 
-use zune_jpeg::JpegDecoder;
-use zune_jpeg::errors::DecodeErrors;
-use zune_jpeg::zune_core::bytestream::ZCursor;
-use zune_jpeg::zune_core::colorspace::ColorSpace;
-use zune_jpeg::zune_core::options::DecoderOptions;
+use super::super::decode::{Reason, Unusable};
 
-use super::decode::{Reason, Unusable};
-
-const END_OF_IMAGE: u8 = 0xD9;
+pub const END_OF_IMAGE: u8 = 0xD9;
 const START_OF_SCAN: u8 = 0xDA;
 const RESTART_INTERVAL: u8 = 0xDD;
 
@@ -29,9 +20,9 @@ pub struct Frame {
     pub width: u32,
     pub height: u32,
     /// Where the coded data of the last scan ends.
-    end: usize,
+    pub end: usize,
     /// Whether the scans are cut into intervals by restart markers.
-    restarts: bool,
+    pub restarts: bool,
 }
 
 /// Which components there are, and how far the scans so far have brought each coefficient.
@@ -45,6 +36,33 @@ struct Component {
     id: u8,
     /// Bits still missing from each coefficient; `None` before the first scan that has it.
     missing_bits: [Option<u8>; COEFFICIENTS],
+}
+
+/// Reads the width and height of the picture, which is all that must be known before its crop is drawn.
+///
+/// # Errors
+/// When there is no frame, or one that no decoder here knows.
+pub fn size(bytes: &[u8]) -> Result<(u32, u32), Unusable> {
+    let mut at = 2;
+    while let Some((marker, after)) = next_marker(bytes, at) {
+        at = match marker {
+            0xD0..=0xD8 | 0x01 => after,
+            START_OF_SCAN => return Err(Unusable::damaged("a scan before any frame")),
+            _ => {
+                let Some(segment) = segment(bytes, after) else { break };
+                if is_frame(marker) {
+                    let Progress { width, height, .. } = Progress::new(marker, segment)?;
+                    return Ok((width, height));
+                }
+                after + 2 + segment.len()
+            }
+        };
+    }
+    Err(Unusable::truncated(format!("{} bytes end before the first frame", bytes.len())))
+}
+
+fn is_frame(marker: u8) -> bool {
+    matches!(marker, 0xC0..=0xC3 | 0xC5..=0xC7 | 0xC9..=0xCB | 0xCD..=0xCF)
 }
 
 /// Walks the markers up to the end of the image, skipping segments by their length.
@@ -68,7 +86,7 @@ pub fn walk(bytes: &[u8]) -> Result<Frame, Unusable> {
         let Some(segment) = segment(bytes, after) else { break };
         at = after + 2 + segment.len();
         match marker {
-            0xC0..=0xC3 | 0xC5..=0xC7 | 0xC9..=0xCB | 0xCD..=0xCF => progress = Some(Progress::new(marker, segment)?),
+            marker if is_frame(marker) => progress = Some(Progress::new(marker, segment)?),
             RESTART_INTERVAL => restarts |= segment.iter().any(|byte| *byte != 0),
             START_OF_SCAN => {
                 let progress = progress.as_mut().ok_or_else(|| Unusable::damaged("a scan before any frame"))?;
@@ -90,76 +108,17 @@ pub fn walk(bytes: &[u8]) -> Result<Frame, Unusable> {
     }
 }
 
-/// Decodes the whole picture into `pixels`, whose content is replaced: RGB, row by row.
-///
-/// The end of `bytes` is overwritten.
-///
-/// # Errors
-/// When the coded data ends early or is damaged.
-pub fn decode(bytes: &mut Vec<u8>, frame: &Frame, pixels: &mut Vec<u8>) -> Result<(), Unusable> {
-    replace_tail(bytes, frame);
-    let options = DecoderOptions::default()
-        .set_strict_mode(true)
-        .set_max_width(usize::from(u16::MAX))
-        .set_max_height(usize::from(u16::MAX))
-        .jpeg_set_out_colorspace(ColorSpace::RGB);
-    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes.as_slice()), options);
-    decoder.decode_headers().map_err(|error| unusable(&error))?;
-    let size = decoder.output_buffer_size().ok_or_else(|| Unusable::damaged("no frame"))?;
-    if size as u64 != u64::from(frame.width) * u64::from(frame.height) * 3 {
-        return Err(Unusable::damaged("two frames of different sizes"));
-    }
-    // Zeroed, so that a row that the decoder might leave out never shows another sample's pixels.
-    pixels.clear();
-    pixels.resize(size, 0);
-    decoder.decode_into(pixels).map_err(|error| unusable(&error))
-}
-
-/// Ends the data of the last scan with 1 bits and then the end marker.
-///
-/// A Huffman code never consists of 1 bits alone (ITU T.81, annex C), so a decoder that needs more data than there is
-/// fails here, while it would take an end marker for endless zeros. Where there are restart intervals, one more of them
-/// meets a decoder that has been cut off exactly at the end of one.
-fn replace_tail(bytes: &mut Vec<u8>, frame: &Frame) {
-    /// More than the decoder reads ahead (8 bytes), so that it does not see a marker before it needs the bits.
-    const ONES: [u8; 32] = {
-        let mut ones = [0; 32];
-        let mut at = 0;
-        while at < ones.len() {
-            ones[at] = 0xFF;
-            at += 2;
-        }
-        ones
-    };
-    bytes.truncate(frame.end);
-    bytes.extend_from_slice(&ONES);
-    if frame.restarts {
-        bytes.extend_from_slice(&[0xFF, 0xD0]);
-        bytes.extend_from_slice(&ONES);
-    }
-    bytes.extend_from_slice(&[0xFF, END_OF_IMAGE]);
-}
-
-fn unusable(error: &DecodeErrors) -> Unusable {
-    let reason = match error {
-        DecodeErrors::Unsupported(_) => Reason::Unsupported,
-        DecodeErrors::ExhaustedData => Reason::Truncated,
-        _ => Reason::Damaged,
-    };
-    Unusable { reason, detail: format!("{error:?}") }
-}
-
 /// The next marker at or after `at`, and where what follows it begins.
 ///
 /// Fill bytes (0xFF) before a marker and whatever else lies between segments is skipped, as every decoder does.
-fn next_marker(bytes: &[u8], at: usize) -> Option<(u8, usize)> {
+pub fn next_marker(bytes: &[u8], at: usize) -> Option<(u8, usize)> {
     let is_marker = |pair: &[u8]| pair[0] == 0xFF && !matches!(pair[1], 0 | 0xFF);
     let at = at + bytes.get(at..)?.windows(2).position(is_marker)?;
     bytes.get(at + 1).map(|marker| (*marker, at + 2))
 }
 
 /// The content of the segment whose length begins at `at`; `None` when the file ends before it does.
-fn segment(bytes: &[u8], at: usize) -> Option<&[u8]> {
+pub fn segment(bytes: &[u8], at: usize) -> Option<&[u8]> {
     let length = usize::from(u16::from_be_bytes([*bytes.get(at)?, *bytes.get(at + 1)?]));
     bytes.get(at + 2..at + length.max(2))
 }

@@ -1,0 +1,214 @@
+//! The segments of a file up to its scan → what the decoder must know: components, tables, colours.
+
+use super::super::markers::{next_marker, segment};
+use super::fault::Fault;
+use super::huffman::Table;
+
+/// Components of the pictures that are decoded here: grey, and three for colour.
+pub const MOST_COMPONENTS: usize = 3;
+
+/// What the numbers of three components mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Colour {
+    Grey,
+    YCbCr,
+    Rgb,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Component {
+    id: u8,
+    /// Blocks of one MCU, across and down.
+    pub across: usize,
+    pub down: usize,
+    pub quantisation: usize,
+    pub dc: usize,
+    pub ac: usize,
+}
+
+/// Everything up to the coded data. Kept from file to file, because most share their tables.
+#[derive(Debug)]
+pub struct Picture {
+    pub width: usize,
+    pub height: usize,
+    components: [Component; MOST_COMPONENTS],
+    count: usize,
+    /// Zigzag order.
+    pub quantisation: [[u16; 64]; 4],
+    pub dc: [Table; 4],
+    pub ac: [Table; 4],
+    defined: Defined,
+    /// MCUs between restart markers; 0 for none.
+    pub restart: usize,
+    is_jfif: bool,
+    adobe: Option<u8>,
+    /// Where the coded data begin.
+    pub data: usize,
+}
+
+/// Which tables the file has brought; one left over from another file is none.
+#[derive(Clone, Copy, Debug, Default)]
+struct Defined {
+    quantisation: [bool; 4],
+    dc: [bool; 4],
+    ac: [bool; 4],
+}
+
+impl Default for Picture {
+    fn default() -> Self {
+        Self {
+            width: 0,
+            height: 0,
+            components: Default::default(),
+            count: 0,
+            quantisation: [[0; 64]; 4],
+            dc: Default::default(),
+            ac: Default::default(),
+            defined: Defined::default(),
+            restart: 0,
+            is_jfif: false,
+            adobe: None,
+            data: 0,
+        }
+    }
+}
+
+impl Picture {
+    /// Reads the segments up to and with the header of the first scan.
+    ///
+    /// # Errors
+    /// [`Fault::Unusual`] for what is left to other decoders; the rest is damage.
+    pub fn read(&mut self, bytes: &[u8]) -> Result<(), Fault> {
+        (self.count, self.restart, self.is_jfif, self.adobe, self.defined) = (0, 0, false, None, Defined::default());
+        let mut at = 2;
+        loop {
+            let (marker, after) = next_marker(bytes, at).ok_or(Fault::Short)?;
+            if matches!(marker, 0xD0..=0xD9 | 0x01) {
+                return Err(Fault::Unusual);
+            }
+            let segment = segment(bytes, after).ok_or(Fault::Short)?;
+            at = after + 2 + segment.len();
+            match marker {
+                0xC0 | 0xC1 => self.frame(segment)?,
+                0xC4 => self.huffman(segment)?,
+                0xDB => self.quantisation(segment)?,
+                0xDD => self.restart = usize::from(u16::from_be_bytes(*segment.first_chunk().ok_or(Fault::Tables)?)),
+                0xDA => {
+                    self.data = at;
+                    return self.scan(segment);
+                }
+                0xE0 => self.is_jfif |= segment.starts_with(b"JFIF\0"),
+                0xEE if segment.starts_with(b"Adobe") => self.adobe = segment.get(11).copied(),
+                0xC2..=0xCF => return Err(Fault::Unusual),
+                _ => {}
+            }
+        }
+    }
+
+    pub fn components(&self) -> &[Component] {
+        &self.components[..self.count]
+    }
+
+    /// The most blocks that a component has in an MCU, across and down.
+    pub fn most(&self) -> (usize, usize) {
+        let most = |of: fn(&Component) -> usize| self.components().iter().map(of).max().unwrap_or(1);
+        (most(|component| component.across), most(|component| component.down))
+    }
+
+    /// As libjpeg guesses it: JFIF knows one kind, Adobe's marker tells, and so may the components' names.
+    pub fn colour(&self) -> Colour {
+        match self.components() {
+            [_] => Colour::Grey,
+            _ if self.is_jfif => Colour::YCbCr,
+            _ if self.adobe == Some(0) => Colour::Rgb,
+            [r, g, b] if self.adobe.is_none() && [r.id, g.id, b.id] == *b"RGB" => Colour::Rgb,
+            _ => Colour::YCbCr,
+        }
+    }
+
+    fn frame(&mut self, segment: &[u8]) -> Result<(), Fault> {
+        let &[8, high, low, wide, narrow, count, ref components @ ..] = segment else {
+            return Err(Fault::Unusual);
+        };
+        if self.count != 0 || !matches!(count, 1 | 3) || components.len() != usize::from(count) * 3 {
+            return Err(Fault::Unusual);
+        }
+        self.height = usize::from(u16::from_be_bytes([high, low]));
+        self.width = usize::from(u16::from_be_bytes([wide, narrow]));
+        self.count = usize::from(count);
+        for (component, fields) in self.components.iter_mut().zip(components.chunks_exact(3)) {
+            let (across, down) = (usize::from(fields[1] >> 4), usize::from(fields[1] & 15));
+            if !matches!(across, 1 | 2 | 4) || !matches!(down, 1 | 2 | 4) || fields[2] > 3 {
+                return Err(Fault::Unusual);
+            }
+            let quantisation = usize::from(fields[2]);
+            *component = Component { id: fields[0], across, down, quantisation, ..Component::default() };
+        }
+        if count == 1 {
+            // A scan of one component goes block by block, whatever its factors.
+            (self.components[0].across, self.components[0].down) = (1, 1);
+        }
+        let ((across, down), all) = (self.most(), self.components());
+        // An MCU has at most ten blocks (B.2.3), which also bounds what a factor of four can cost.
+        let blocks: usize = all.iter().map(|component| component.across * component.down).sum();
+        let empty = self.width == 0 || self.height == 0;
+        if empty || blocks > 10 || all.iter().any(|c| across % c.across != 0 || down % c.down != 0) {
+            return Err(Fault::Unusual);
+        }
+        Ok(())
+    }
+
+    fn huffman(&mut self, mut segment: &[u8]) -> Result<(), Fault> {
+        while let Some((kind, rest)) = segment.split_first() {
+            let counts = rest.first_chunk::<16>().ok_or(Fault::Tables)?;
+            let length = 16 + counts.iter().map(|count| usize::from(*count)).sum::<usize>();
+            let (definition, rest) = rest.split_at_checked(length).ok_or(Fault::Tables)?;
+            let (is_dc, number) = (kind >> 4 == 0, usize::from(kind & 15));
+            let (tables, defined) =
+                if is_dc { (&mut self.dc, &mut self.defined.dc) } else { (&mut self.ac, &mut self.defined.ac) };
+            let table = tables.get_mut(number).filter(|_| kind >> 4 < 2).ok_or(Fault::Tables)?;
+            table.define(definition, is_dc)?;
+            defined[number] = true;
+            segment = rest;
+        }
+        Ok(())
+    }
+
+    fn quantisation(&mut self, mut segment: &[u8]) -> Result<(), Fault> {
+        while let Some((kind, rest)) = segment.split_first() {
+            let number = usize::from(kind & 15);
+            let wide = usize::from(kind >> 4);
+            let table = self.quantisation.get_mut(number).filter(|_| wide < 2).ok_or(Fault::Tables)?;
+            let (values, rest) = rest.split_at_checked(64 << wide).ok_or(Fault::Tables)?;
+            for (into, value) in table.iter_mut().zip(values.chunks_exact(1 << wide)) {
+                *into = value.iter().fold(0, |number, byte| number << 8 | u16::from(*byte));
+            }
+            self.defined.quantisation[number] = true;
+            segment = rest;
+        }
+        Ok(())
+    }
+
+    /// Takes scans that hold all there is, in the order of the frame.
+    fn scan(&mut self, segment: &[u8]) -> Result<(), Fault> {
+        let (count, rest) = segment.split_first().ok_or(Fault::Short)?;
+        let (selectors, spectrum) = rest.split_at_checked(usize::from(*count) * 2).ok_or(Fault::Short)?;
+        if self.count == 0 || usize::from(*count) != self.count || spectrum != [0, 63, 0] {
+            return Err(Fault::Unusual);
+        }
+        for (component, selector) in self.components[..self.count].iter_mut().zip(selectors.chunks_exact(2)) {
+            (component.dc, component.ac) = (usize::from(selector[1] >> 4), usize::from(selector[1] & 15));
+            if component.id != selector[0] {
+                return Err(Fault::Unusual);
+            }
+            let Defined { quantisation, dc, ac } = &self.defined;
+            let defined = |of: &[bool; 4], number: usize| of.get(number) == Some(&true);
+            // Files without tables, as motion JPEG has them, rely on the standard's own.
+            let tables = defined(dc, component.dc) && defined(ac, component.ac);
+            if !tables || !defined(quantisation, component.quantisation) {
+                return Err(Fault::Unusual);
+            }
+        }
+        Ok(())
+    }
+}
