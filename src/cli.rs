@@ -2,6 +2,7 @@
 
 mod progress;
 mod shards;
+mod tune;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -25,6 +26,7 @@ use crate::run::{Event, Outcome, Surroundings, free_folder, ready, show, stream 
 use crate::telemetry::{Telemetry, server};
 use progress::{Progress, bytes, complaints, count};
 use shards::ShardsVerb;
+use tune::TuneArgs;
 
 /// Trains image encoders without labels, from tar shards, as fast as they can be read.
 #[derive(Parser)]
@@ -56,6 +58,10 @@ enum Verb {
     /// Measures the data path, the training step, or both
     #[command(after_help = "Example:\n  saccade bench data pipelines/quickstart.toml --seconds 10")]
     Bench(BenchArgs),
+    /// Finds worker count and queue sizes for this machine by measuring; writes nothing
+    #[command(after_help = "Example:\n  saccade tune pipelines/ijepa-vit-s16-in1k.toml --seconds 60
+Prints what it measured, which stage limits, and the [stream] section to paste into the pipeline file.")]
+    Tune(TuneArgs),
     /// Writes a run's encoder as a folder that Hugging Face's IJepaModel.from_pretrained opens
     #[command(after_help = "Example:\n  saccade export runs/quickstart --out exported")]
     Export(ExportArgs),
@@ -202,6 +208,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Verb::Stream(args) => stream(args),
         Verb::Show(args) => draw(args),
         Verb::Bench(args) => measure(args),
+        Verb::Tune(args) => tune::run(&args),
         Verb::Export(args) => exchange::export(&exchange::open(&args.run)?, args.which, &args.out),
         Verb::Import(args) => exchange::write(&exchange::import(&args.source, args.heads)?, &args.out),
         Verb::Shards(verb) => shards::run(verb),

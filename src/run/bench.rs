@@ -11,9 +11,11 @@ use crate::config::Plan;
 use crate::pipeline::{Counts, Pipeline};
 use crate::telemetry::bottleneck::limiting;
 use crate::telemetry::{Stage, StageTotals, Telemetry, processor_time};
+use crate::train::Trainer;
+use crate::train::device::Placement;
 
 /// Batches or steps before the clock starts: caches fill, pools grow to their size, kernels are chosen.
-const WARM_UP: usize = 2;
+pub(super) const WARM_UP: usize = 2;
 
 /// What a benchmark found.
 #[derive(Clone, Debug, Serialize)]
@@ -40,8 +42,11 @@ pub struct StageFigures {
     pub blocked_seconds: f64,
 }
 
+/// Makes a batch or a step, and tells how many samples it had; `None` at the end of the stream.
+pub(super) type Make<'a> = Box<dyn FnMut() -> Result<Option<usize>> + 'a>;
+
 /// A stretch of time under measurement.
-struct Clock<'a> {
+pub(super) struct Clock<'a> {
     telemetry: &'a Telemetry,
     before: Vec<(Stage, StageTotals)>,
     start: Instant,
@@ -52,21 +57,21 @@ struct Clock<'a> {
 }
 
 impl<'a> Clock<'a> {
-    fn start(telemetry: &'a Telemetry, limit: Duration) -> Self {
+    pub fn start(telemetry: &'a Telemetry, limit: Duration) -> Self {
         let before = telemetry.stages();
         Self { telemetry, before, start: Instant::now(), cpu: cpu_time(), limit, batches: 0, samples: 0 }
     }
 
-    fn count(&mut self, samples: usize) {
+    pub fn count(&mut self, samples: usize) {
         self.batches += 1;
         self.samples += samples;
     }
 
-    fn is_over(&self) -> bool {
+    pub fn is_over(&self) -> bool {
         self.start.elapsed() >= self.limit
     }
 
-    fn figures(self, what: &'static str, device: &str) -> Figures {
+    pub fn figures(self, what: &'static str, device: &str) -> Figures {
         let (seconds, cpu) = (self.start.elapsed().as_secs_f64(), (cpu_time() - self.cpu).as_secs_f64());
         let samples = self.samples.max(1) as f64;
         let now = self.telemetry.stages();
@@ -99,19 +104,7 @@ impl<'a> Clock<'a> {
 /// # Errors
 /// When the data fail or the stream ends before the clock starts.
 pub fn data(plan: &Plan, limit: Duration, runtime: &Handle, telemetry: &Telemetry) -> Result<Figures> {
-    let mut pipeline = endless(plan, runtime, telemetry)?;
-    let mut next = || pipeline.next().transpose();
-    for _ in 0..WARM_UP {
-        next()?;
-    }
-    let mut clock = Clock::start(telemetry, limit);
-    while let Some(batch) = next()? {
-        clock.count(batch.samples.len());
-        if clock.is_over() {
-            break;
-        }
-    }
-    Ok(clock.figures("data", "none"))
+    measured("data", "none", batches(plan, 0, runtime, telemetry)?, limit, telemetry)
 }
 
 /// Training steps on one batch again and again: what the device could do if data were free.
@@ -121,24 +114,8 @@ pub fn data(plan: &Plan, limit: Duration, runtime: &Handle, telemetry: &Telemetr
 pub fn step(plan: &Plan, limit: Duration, runtime: &Handle, telemetry: &Telemetry) -> Result<Figures> {
     let place = plan.config.device.open()?;
     let mut trainer = trainer(plan, &place, plan.config.encoder.weights.as_deref())?;
-    let mut batches = uploaded(plan, endless(plan, runtime, telemetry)?, &place, telemetry)?;
-    let (batch, _) = batches.next_batch().context("the stream holds no batch")?;
-    let batch = batch?;
-    // The stream's threads would take the processors from the step.
-    drop(batches);
-    let mut make = || trainer.step(&batch).map(|report| report.loss.into_scalar::<f32>());
-    for _ in 0..WARM_UP {
-        make();
-    }
-    // Batches of the stream are behind us: only the step's own stage counts.
-    let mut clock = Clock::start(telemetry, limit);
-    while !clock.is_over() {
-        let start = Instant::now();
-        make().context("the batch has no masks")?;
-        telemetry.stage(Stage::Train).busy(start.elapsed());
-        clock.count(batch.samples.len());
-    }
-    Ok(clock.figures("step", &place.name))
+    let make = steps(plan, &mut trainer, &place, runtime, telemetry)?;
+    measured("step", &place.name, make, limit, telemetry)
 }
 
 /// Training as it is, data path included, without checkpoints and scores.
@@ -148,19 +125,17 @@ pub fn step(plan: &Plan, limit: Duration, runtime: &Handle, telemetry: &Telemetr
 pub fn train(plan: &Plan, limit: Duration, runtime: &Handle, telemetry: &Telemetry) -> Result<Figures> {
     let place = plan.config.device.open()?;
     let mut trainer = trainer(plan, &place, plan.config.encoder.weights.as_deref())?;
-    let mut batches = uploaded(plan, endless(plan, runtime, telemetry)?, &place, telemetry)?;
-    let mut make = || -> Result<Option<usize>> {
-        let Some((batch, _)) = batches.next_batch() else {
-            return Ok(None);
-        };
-        let (batch, start) = (batch?, Instant::now());
-        let report = trainer.step(&batch).context("the batch has no masks")?;
-        report.loss.into_scalar::<f32>();
-        let meter = telemetry.stage(Stage::Train);
-        meter.busy(start.elapsed());
-        meter.samples(batch.samples.len() as u64);
-        Ok(Some(batch.samples.len()))
-    };
+    let make = training(plan, 0, &mut trainer, &place, runtime, telemetry)?;
+    measured("train", &place.name, make, limit, telemetry)
+}
+
+fn measured(
+    what: &'static str,
+    device: &str,
+    mut make: Make,
+    limit: Duration,
+    telemetry: &Telemetry,
+) -> Result<Figures> {
     for _ in 0..WARM_UP {
         make()?;
     }
@@ -171,12 +146,64 @@ pub fn train(plan: &Plan, limit: Duration, runtime: &Handle, telemetry: &Telemet
             break;
         }
     }
-    Ok(clock.figures("train", &place.name))
+    Ok(clock.figures(what, device))
+}
+
+/// Batches from step `first` on, thrown away.
+pub(super) fn batches(plan: &Plan, first: u64, runtime: &Handle, telemetry: &Telemetry) -> Result<Make<'static>> {
+    let mut pipeline = endless(plan, first, runtime, telemetry)?;
+    Ok(Box::new(move || Ok(pipeline.next().transpose()?.map(|batch| batch.samples.len()))))
+}
+
+/// Steps on the stream's first batch.
+pub(super) fn steps<'a>(
+    plan: &Plan,
+    trainer: &'a mut Trainer,
+    place: &Placement,
+    runtime: &Handle,
+    telemetry: &'a Telemetry,
+) -> Result<Make<'a>> {
+    let mut batches = uploaded(plan, endless(plan, 0, runtime, telemetry)?, place, telemetry)?;
+    let (batch, _) = batches.next_batch().context("the stream holds no batch")?;
+    let batch = batch?;
+    // The stream's threads would take the processors from the step.
+    drop(batches);
+    Ok(Box::new(move || {
+        let start = Instant::now();
+        let report = trainer.step(&batch).context("the batch has no masks")?;
+        report.loss.into_scalar::<f32>();
+        telemetry.stage(Stage::Train).busy(start.elapsed());
+        Ok(Some(batch.samples.len()))
+    }))
+}
+
+/// Steps on the stream's batches, from step `first` on.
+pub(super) fn training<'a>(
+    plan: &Plan,
+    first: u64,
+    trainer: &'a mut Trainer,
+    place: &Placement,
+    runtime: &Handle,
+    telemetry: &'a Telemetry,
+) -> Result<Make<'a>> {
+    let mut batches = uploaded(plan, endless(plan, first, runtime, telemetry)?, place, telemetry)?;
+    Ok(Box::new(move || {
+        let Some((batch, _)) = batches.next_batch() else {
+            return Ok(None);
+        };
+        let (batch, start) = (batch?, Instant::now());
+        let report = trainer.step(&batch).context("the batch has no masks")?;
+        report.loss.into_scalar::<f32>();
+        let meter = telemetry.stage(Stage::Train);
+        meter.busy(start.elapsed());
+        meter.samples(batch.samples.len() as u64);
+        Ok(Some(batch.samples.len()))
+    }))
 }
 
 /// The Plan's stream without an end.
-fn endless(plan: &Plan, runtime: &Handle, telemetry: &Telemetry) -> Result<Pipeline> {
-    let steps = 0..u64::MAX / (plan.stream.batch as u64 + 1);
+fn endless(plan: &Plan, first: u64, runtime: &Handle, telemetry: &Telemetry) -> Result<Pipeline> {
+    let steps = first..u64::MAX / (plan.stream.batch as u64 + 1);
     stream(plan, steps, Counts::default(), runtime, telemetry)
 }
 

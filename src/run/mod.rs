@@ -6,6 +6,7 @@ pub mod folder;
 pub mod score;
 pub mod show;
 mod training;
+pub mod tune;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};

@@ -30,6 +30,8 @@ mod plans;
 mod runs;
 mod verbs;
 mod watched;
+// Settings that a machine's figures ask for, and the verb that finds them.
+mod tune;
 // The house rules.
 mod tidy;
 

@@ -126,7 +126,7 @@ fn wrong_usage_exits_with_2() {
 
 #[test]
 fn every_verb_has_help_with_an_example() {
-    for verb in ["train", "check", "stream", "show", "bench", "export", "import", "shards"] {
+    for verb in ["train", "check", "stream", "show", "bench", "tune", "export", "import", "shards"] {
         let said = finish(&mut saccade(&[verb, "--help"]), 0);
         assert!(said.out.contains(&format!("saccade {verb}")) && said.out.contains("Example"), "{verb}: {}", said.out);
     }
