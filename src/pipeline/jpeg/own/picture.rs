@@ -2,10 +2,27 @@
 
 use super::super::markers::{next_marker, segment};
 use super::fault::Fault;
-use super::huffman::Table;
+use super::huffman::{FirstTable, Table};
 
 /// Components of the pictures that are decoded here: grey, and three for colour.
 pub const MOST_COMPONENTS: usize = 3;
+
+/// Where the n-th coefficient of a block lies, row by row (ITU T.81, figure A.6). A run past the last leads to a place
+/// behind the block.
+pub const ZIGZAG: [u8; 256] = {
+    const PLACES: [u8; 64] = [
+        0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13, 6, 7, 14,
+        21, 28, 35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59, 52, 45, 38, 31, 39, 46, 53, 60,
+        61, 54, 47, 55, 62, 63,
+    ];
+    let mut places = [64; 256];
+    let mut at = 0;
+    while at < PLACES.len() {
+        places[at] = PLACES[at];
+        at += 1;
+    }
+    places
+};
 
 /// What the numbers of three components mean.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,9 +50,9 @@ pub struct Picture {
     pub height: usize,
     components: [Component; MOST_COMPONENTS],
     count: usize,
-    /// Zigzag order.
-    pub quantisation: [[u16; 64]; 4],
-    pub dc: [Table; 4],
+    /// Row by row, not in the file's order.
+    pub quantisation: [[i16; 64]; 4],
+    pub dc: [FirstTable; 4],
     pub ac: [Table; 4],
     defined: Defined,
     /// MCUs between restart markers; 0 for none.
@@ -164,11 +181,16 @@ impl Picture {
             let length = 16 + counts.iter().map(|count| usize::from(*count)).sum::<usize>();
             let (definition, rest) = rest.split_at_checked(length).ok_or(Fault::Tables)?;
             let (is_dc, number) = (kind >> 4 == 0, usize::from(kind & 15));
-            let (tables, defined) =
-                if is_dc { (&mut self.dc, &mut self.defined.dc) } else { (&mut self.ac, &mut self.defined.ac) };
-            let table = tables.get_mut(number).filter(|_| kind >> 4 < 2).ok_or(Fault::Tables)?;
-            table.define(definition, is_dc)?;
-            defined[number] = true;
+            if kind >> 4 > 1 || number > 3 {
+                return Err(Fault::Tables);
+            }
+            if is_dc {
+                self.dc[number].define(definition)?;
+                self.defined.dc[number] = true;
+            } else {
+                self.ac[number].define(definition)?;
+                self.defined.ac[number] = true;
+            }
             segment = rest;
         }
         Ok(())
@@ -180,8 +202,9 @@ impl Picture {
             let wide = usize::from(kind >> 4);
             let table = self.quantisation.get_mut(number).filter(|_| wide < 2).ok_or(Fault::Tables)?;
             let (values, rest) = rest.split_at_checked(64 << wide).ok_or(Fault::Tables)?;
-            for (into, value) in table.iter_mut().zip(values.chunks_exact(1 << wide)) {
-                *into = value.iter().fold(0, |number, byte| number << 8 | u16::from(*byte));
+            for (place, value) in values.chunks_exact(1 << wide).enumerate() {
+                let factor = value.iter().fold(0, |number, byte| number << 8 | u16::from(*byte));
+                table[usize::from(ZIGZAG[place]) & 63] = factor as i16;
             }
             self.defined.quantisation[number] = true;
             segment = rest;

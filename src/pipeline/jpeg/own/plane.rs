@@ -1,6 +1,39 @@
 //! The samples of one component, as far as they are wanted.
 
+use super::picture::ZIGZAG;
 use super::transform::{flat, inverse2, inverse4, inverse8};
+
+/// The coefficients of a block, row by row, and room for those that a damaged run puts past the end.
+pub struct Block([i16; 65]);
+
+impl Default for Block {
+    #[inline(always)]
+    fn default() -> Self {
+        Self([0; 65])
+    }
+}
+
+impl Block {
+    /// Puts the coefficient that comes at that place in a file.
+    #[inline(always)]
+    pub fn put(&mut self, at: usize, value: i16) {
+        self.0[usize::from(ZIGZAG[at & 255])] = value;
+    }
+
+    #[inline(always)]
+    pub fn set_first(&mut self, value: i16) {
+        self.0[0] = value;
+    }
+
+    #[inline(always)]
+    fn scaled(&self, factors: &[i16; 64]) -> [i16; 64] {
+        let mut scaled = [0; 64];
+        for ((scaled, value), factor) in scaled.iter_mut().zip(&self.0).zip(factors) {
+            *scaled = value.wrapping_mul(*factor);
+        }
+        scaled
+    }
+}
 
 /// A rectangle of one component's samples, and how it lies in the picture.
 #[derive(Debug, Default)]
@@ -21,18 +54,19 @@ pub struct Plane {
 }
 
 impl Plane {
-    /// The transformed block goes to its place, which is counted in blocks; `last` coefficients are not zero.
+    /// Puts the transformed block into its place, which is counted in blocks; all after `count` coefficients are zero.
     #[inline(always)]
-    pub fn put(&mut self, block: &[i16; 64], last: usize, row: usize, column: usize) {
+    pub fn put(&mut self, block: &Block, count: usize, factors: &[i16; 64], row: usize, column: usize) {
         let (side, stride) = (self.side, self.stride);
         let Some(into) = self.samples.get_mut((row * stride + column) * side..) else { return };
         match side {
-            8 if last > 1 => inverse8(block, into, stride),
-            4 if last > 1 => inverse4(block, into, stride),
-            2 if last > 1 => inverse2(block, into, stride),
+            8 if count > 1 => inverse8(&block.scaled(factors), into, stride),
+            4 if count > 1 => inverse4(&block.scaled(factors), into, stride),
+            2 if count > 1 => inverse2(&block.scaled(factors), into, stride),
             _ => {
+                let value = flat(block.0[0].wrapping_mul(factors[0]));
                 for row in into.chunks_mut(stride).take(side) {
-                    row[..side].fill(flat(block[0]));
+                    row[..side].fill(value);
                 }
             }
         }

@@ -7,16 +7,9 @@ use std::ops::Range;
 
 use super::bits::{Bits, Data};
 use super::fault::Fault;
-use super::huffman::{END_OF_BLOCK, Table, extend};
+use super::huffman::{FirstTable, Symbol, Table, extend};
 use super::picture::{Component, MOST_COMPONENTS, Picture};
-use super::plane::Plane;
-
-/// Where the n-th coefficient of a block lies, row by row (ITU T.81, figure A.6).
-const ZIGZAG: [u8; 64] = [
-    0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13, 6, 7, 14, 21,
-    28, 35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59, 52, 45, 38, 31, 39, 46, 53, 60, 61, 54,
-    47, 55, 62, 63,
-];
+use super::plane::{Block, Plane};
 
 /// Which MCUs are wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -138,10 +131,10 @@ impl<'a> Scan<'a> {
             for y in 0..down {
                 for x in 0..across {
                     *before = before.wrapping_add(difference(&mut self.bits, &picture.dc[dc])?);
-                    let mut block = [0; 64];
-                    block[0] = before.wrapping_mul(table[0].into()) as i16;
-                    let last = coefficients(&mut self.bits, &picture.ac[ac], table, &mut block)?;
-                    plane.put(&block, last, row * down + y, column * across + x);
+                    let mut block = Block::default();
+                    let count = coefficients(&mut self.bits, &picture.ac[ac], &mut block)?;
+                    block.set_first(*before as i16);
+                    plane.put(&block, count, table, row * down + y, column * across + x);
                 }
             }
         }
@@ -151,99 +144,99 @@ impl<'a> Scan<'a> {
 
 /// How the first coefficient differs from the one before.
 #[inline(always)]
-fn difference(bits: &mut Bits<'_>, table: &Table) -> Result<i32, Fault> {
+fn difference(bits: &mut Bits<'_>, table: &FirstTable) -> Result<i32, Fault> {
     bits.refill();
-    let entry = table.look(bits.ready());
-    if entry.is_whole() {
-        bits.consume(entry.bits());
-        return Ok(entry.value());
+    let (length, value) = table.look(bits.ready());
+    if length != 0 {
+        bits.consume(length);
+        return Ok(value);
     }
-    let size = open(bits, table)?.0;
+    let (length, size) = table.search(bits.ready()).ok_or(Fault::Code)?;
+    bits.consume(length);
     Ok(extend(bits.take(size), size))
 }
 
-/// Consumes a code whose value is still to be read: its bits, and the coefficients to skip.
+/// Reads the coefficients after the first; returns how many there are up to the last that is not zero.
 #[inline(always)]
-fn open(bits: &mut Bits<'_>, table: &Table) -> Result<(u32, usize), Fault> {
-    let entry = table.look(bits.ready());
-    if entry.bits() != 0 {
-        bits.consume(entry.bits());
-        return Ok((entry.open(), entry.skip()));
-    }
-    let (entry, length) = table.long(bits.ready()).ok_or(Fault::Code)?;
-    bits.consume(length);
-    Ok((entry.open(), entry.skip()))
-}
-
-/// Reads and scales the coefficients after the first; says how many there are up to the last that is not zero.
-#[inline(always)]
-fn coefficients(bits: &mut Bits<'_>, table: &Table, scale: &[u16; 64], block: &mut [i16; 64]) -> Result<usize, Fault> {
+fn coefficients(bits: &mut Bits<'_>, table: &Table, block: &mut Block) -> Result<usize, Fault> {
     let mut at = 1;
-    while at < 64 {
+    loop {
         bits.refill();
-        let mut entry = table.look(bits.ready());
-        // After a refill there are bits for two whole looks and the longest code with its value.
-        for _ in 0..2 {
-            if !entry.is_whole() {
-                break;
+        let mut found = table.look(bits.ready());
+        // After a refill there are bits for two looks and the longest code with its value.
+        let mut looks = 3;
+        while found.bits() != 0 && at + found.places() < 64 && looks > 0 {
+            bits.consume(found.bits());
+            // In this order: where there is only one coefficient, both are in the same place.
+            block.put(at + found.second_place(), found.second());
+            block.put(at + found.zeros(), found.value());
+            at += found.places();
+            if found.is_end() {
+                return Ok(at);
             }
-            bits.consume(entry.bits());
-            at += entry.skip();
-            put(block, at, entry.value(), scale);
-            at += 1;
-            if at >= 64 {
-                return end(at);
+            found = table.look(bits.ready());
+            looks -= 1;
+        }
+        if looks == 0 {
+            continue;
+        }
+        match one(bits, table)? {
+            None => return Ok(at),
+            Some((zeros, value)) => {
+                at += zeros;
+                block.put(at, value as i16);
+                at += 1;
             }
-            entry = table.look(bits.ready());
         }
-        if !entry.is_whole() {
-            let (size, skip) = open(bits, table)?;
-            at += skip;
-            put(block, at, extend(bits.take(size), size), scale);
-            at += 1;
+        if at >= 64 {
+            return if at == 64 { Ok(at) } else { Err(Fault::Run) };
         }
-    }
-    end(at)
-}
-
-/// An end of block writes a zero where there is one; a run past the end does harm, which [`end`] finds.
-#[inline(always)]
-fn put(block: &mut [i16; 64], at: usize, value: i32, scale: &[u16; 64]) {
-    let place = at & 63;
-    block[usize::from(ZIGZAG[place]) & 63] = value.wrapping_mul(scale[place].into()) as i16;
-}
-
-#[inline(always)]
-fn end(at: usize) -> Result<usize, Fault> {
-    match at.checked_sub(END_OF_BLOCK as usize + 1) {
-        Some(last) => Ok(last),
-        None if at == 64 => Ok(at),
-        None => Err(Fault::Run),
     }
 }
 
+/// The zeros before the next coefficient and its value, which must be ready; `None` at the end of a block.
+#[inline(always)]
+fn one(bits: &mut Bits<'_>, table: &Table) -> Result<Option<(usize, i32)>, Fault> {
+    let found = table.look(bits.ready());
+    let (length, size) = found.open();
+    if found.bits() == 0 && length != 0 {
+        bits.consume(length);
+        return Ok(Some((found.zeros(), extend(bits.take(size), size))));
+    }
+    let (symbol, length) = table.search(bits.ready()).ok_or(Fault::Code)?;
+    bits.consume(length);
+    Ok(match symbol {
+        Symbol::EndOfBlock => None,
+        Symbol::Coefficient { zeros, size } => Some((zeros as usize, extend(bits.take(size), size))),
+    })
+}
+
+/// Reads over the coefficients after the first.
 #[inline(always)]
 fn skip_block(bits: &mut Bits<'_>, table: &Table) -> Result<(), Fault> {
     let mut at = 1;
-    while at < 64 {
+    loop {
         bits.refill();
-        let mut entry = table.look(bits.ready());
-        for _ in 0..2 {
-            if !entry.is_whole() {
-                break;
+        let mut found = table.look(bits.ready());
+        let mut looks = 3;
+        while found.bits() != 0 && at + found.places() < 64 && looks > 0 {
+            bits.consume(found.bits());
+            at += found.places();
+            if found.is_end() {
+                return Ok(());
             }
-            bits.consume(entry.bits());
-            at += entry.skip() + 1;
-            if at >= 64 {
-                return end(at).map(drop);
-            }
-            entry = table.look(bits.ready());
+            found = table.look(bits.ready());
+            looks -= 1;
         }
-        if !entry.is_whole() {
-            let (size, skip) = open(bits, table)?;
-            bits.consume(size);
-            at += skip + 1;
+        if looks == 0 {
+            continue;
+        }
+        match one(bits, table)? {
+            None => return Ok(()),
+            Some((zeros, _)) => at += zeros + 1,
+        }
+        if at >= 64 {
+            return if at == 64 { Ok(()) } else { Err(Fault::Run) };
         }
     }
-    end(at).map(drop)
 }
