@@ -15,7 +15,9 @@ pub mod decode;
 pub mod jpeg;
 pub mod mask;
 mod read;
+pub mod saccade;
 mod spec;
+pub mod warp;
 mod work;
 
 use std::collections::BTreeMap;
@@ -33,6 +35,7 @@ pub use self::batch::{Batch, Counts, Digests, Indices, Masks, Pixels, Quarantine
 pub use self::decode::Reason;
 pub use self::jpeg::{DecodeConfig, JpegDecoder};
 pub use self::mask::{MaskConfig, MaskError, MaskMode};
+pub use self::saccade::{SaccadeConfig, SaccadeError};
 pub use self::spec::{Order, StreamConfig, StreamSpec, bytes_in_flight};
 
 use self::batch::Pool;
@@ -48,6 +51,8 @@ pub enum PipelineError {
     Setting { key: &'static str, value: String, why: &'static str },
     #[error(transparent)]
     Mask(#[from] MaskError),
+    #[error(transparent)]
+    Saccade(#[from] SaccadeError),
     #[error("worker thread {number}: cannot be started")]
     Thread { number: usize, source: io::Error },
     #[error("step {step}: a sample cannot be read")]

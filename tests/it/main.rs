@@ -15,6 +15,8 @@ mod images;
 mod turbo;
 // Context and target blocks.
 mod masks;
+// Two views of a field, one of them moved.
+mod saccade_views;
 // The stream of samples.
 mod pipeline;
 // Models and training against the reference implementations.
