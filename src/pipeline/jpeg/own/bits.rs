@@ -2,6 +2,8 @@
 
 use memchr::memchr;
 
+use super::fault::Fault;
+
 /// What the reader may look at past the end, without it being data.
 const PADDING: [u8; 16] = [0; 16];
 
@@ -11,8 +13,9 @@ pub struct Data {
     bytes: Vec<u8>,
     /// Where each interval ends.
     pub ends: Vec<usize>,
-    /// Whether an end marker follows.
-    pub is_ended: bool,
+    /// What comes after: a marker, and where it begins; nothing where the file ends.
+    pub marker: Option<u8>,
+    pub length: usize,
     /// Whether the restart markers count up as they should.
     pub in_sequence: bool,
 }
@@ -20,10 +23,11 @@ pub struct Data {
 impl Data {
     /// Takes in what follows the header of a scan, up to a marker. Restart markers belong to the data only where the
     /// file has announced them.
-    pub fn fill(&mut self, mut from: &[u8], restarts: bool) {
+    pub fn fill(&mut self, all: &[u8], restarts: bool) {
+        let mut from = all;
         self.bytes.clear();
         self.ends.clear();
-        (self.is_ended, self.in_sequence) = (false, true);
+        (self.marker, self.length, self.in_sequence) = (None, all.len(), true);
         while let Some(at) = memchr(0xFF, from) {
             match from.get(at + 1) {
                 Some(0) => {
@@ -43,8 +47,9 @@ impl Data {
                     from = &from[at + 2..];
                     continue;
                 }
-                marker => self.is_ended = marker == Some(&0xD9),
+                marker => self.marker = marker.copied(),
             }
+            self.length = all.len() - from.len() + at;
             from = &from[..at];
             break;
         }
@@ -53,8 +58,54 @@ impl Data {
         self.bytes.extend_from_slice(&PADDING);
     }
 
-    pub fn reader(&self) -> Bits<'_> {
-        Bits { bytes: &self.bytes, at: 0, bits: 0, count: 0 }
+    /// Reads from the start, with a restart after `every` steps, if that is not 0.
+    #[inline(always)]
+    pub fn intervals(&self, every: usize) -> Intervals<'_> {
+        let bits = Bits { bytes: &self.bytes, at: 0, bits: 0, count: 0 };
+        Intervals { bits, ends: &self.ends, number: 0, every, left: every }
+    }
+}
+
+/// A reader that begins anew at each restart marker.
+pub struct Intervals<'a> {
+    pub bits: Bits<'a>,
+    ends: &'a [usize],
+    number: usize,
+    every: usize,
+    left: usize,
+}
+
+impl Intervals<'_> {
+    /// Goes on by one MCU; says whether it begins an interval, where what is kept from MCU to MCU begins anew.
+    #[inline(always)]
+    pub fn step(&mut self) -> Result<bool, Fault> {
+        if self.every == 0 {
+            return Ok(false);
+        }
+        if self.left > 0 {
+            self.left -= 1;
+            return Ok(false);
+        }
+        self.restart().map(|()| true)
+    }
+
+    #[cold]
+    fn restart(&mut self) -> Result<(), Fault> {
+        self.check()?;
+        let from = self.ends.get(self.number).copied().unwrap_or_default();
+        self.number += 1;
+        if self.number >= self.ends.len() {
+            return Err(Fault::Short);
+        }
+        (self.bits.at, self.bits.bits, self.bits.count) = (from, 0, 0);
+        self.left = self.every - 1;
+        Ok(())
+    }
+
+    /// Whether what was read was there.
+    pub fn check(&self) -> Result<(), Fault> {
+        let end = self.ends.get(self.number).copied().unwrap_or_default();
+        if self.bits.is_past(end) { Err(Fault::Short) } else { Ok(()) }
     }
 }
 
@@ -100,11 +151,16 @@ impl Bits<'_> {
     }
 
     /// Whether more was consumed than there is before `end`.
-    pub fn is_past(&self, end: usize) -> bool {
+    fn is_past(&self, end: usize) -> bool {
         self.at * 8 > end * 8 + self.count as usize
     }
 
-    pub fn seek(&mut self, at: usize) {
-        (self.at, self.bits, self.count) = (at, 0, 0);
+    /// Takes one bit.
+    #[inline(always)]
+    pub fn bit(&mut self) -> bool {
+        if self.count == 0 {
+            self.refill();
+        }
+        self.take(1) == 1
     }
 }

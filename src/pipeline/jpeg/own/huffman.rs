@@ -263,6 +263,15 @@ impl Table {
         Ok(())
     }
 
+    /// The first symbol of the bits, as it is written, and the length of its code.
+    #[inline(always)]
+    pub fn symbol(&self, bits: u64) -> Option<(u8, u32)> {
+        match self.spread.get((bits >> (64 - LOOK)) as usize) {
+            Some((symbol, length)) if *length != 0 => Some((*symbol, *length)),
+            _ => self.codes.search(bits),
+        }
+    }
+
     #[inline(always)]
     pub fn look(&self, bits: u64) -> Found {
         self.looks[(bits >> (64 - LOOK)) as usize]

@@ -1,8 +1,8 @@
 //! A baseline JPEG and the part of it that is wanted → RGB: a decoder of our own.
 //!
 //! Two thirds of the time of any decoder goes into the entropy code; here that is done without a care for stuffing or
-//! markers, several bits at a look, and only blocks of the part are transformed. What is unusual (progressive,
-//! arithmetic, several scans, four components) is left to others.
+//! markers, several bits at a look, and only blocks of the part are transformed. What is unusual (arithmetic coding, a
+//! scan for each component, four components) is left to others.
 
 mod bits;
 mod colour;
@@ -10,6 +10,7 @@ mod fault;
 mod huffman;
 mod picture;
 mod plane;
+mod progressive;
 mod scan;
 mod transform;
 
@@ -20,6 +21,7 @@ use self::bits::Data;
 use self::colour::{Rows, to_rgb};
 use self::picture::{Colour, Picture};
 use self::plane::Plane;
+use self::progressive::Progressive;
 use self::scan::Wanted;
 
 /// Buffers that are used again for every picture.
@@ -27,6 +29,7 @@ use self::scan::Wanted;
 pub struct Own {
     picture: Picture,
     data: Data,
+    progressive: Progressive,
     planes: [Plane; 3],
     rows: Rows,
 }
@@ -44,15 +47,19 @@ impl Own {
         smooth: bool,
         pixels: &mut Vec<u8>,
     ) -> Result<(), Fault> {
-        self.picture.read(bytes)?;
+        self.picture.begin(bytes)?;
         let smooth = smooth && scale < 8;
         let wanted = self.lay_out(scale, part, smooth)?;
-        self.data.fill(bytes.get(self.picture.data..).unwrap_or_default(), self.picture.restart != 0);
-        if !self.data.in_sequence {
-            return Err(Fault::Restart);
-        }
         let planes = &mut self.planes[..self.picture.components().len()];
-        scan::decode(&self.picture, &self.data, &wanted, planes)?;
+        if self.picture.is_progressive {
+            self.progressive.decode(&mut self.picture, bytes, &mut self.data, &wanted, planes)?;
+        } else {
+            self.data.fill(bytes.get(self.picture.at..).unwrap_or_default(), self.picture.restart != 0);
+            if !self.data.in_sequence {
+                return Err(Fault::Restart);
+            }
+            scan::decode(&self.picture, &self.data, &wanted, planes)?;
+        }
         pixels.resize(part.width * part.height * 3, 0);
         to_rgb(self.picture.colour(), planes, smooth, part, &mut self.rows, pixels);
         Ok(())

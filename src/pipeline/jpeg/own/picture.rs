@@ -1,6 +1,6 @@
 //! The segments of a file up to its scan → what the decoder must know: components, tables, colours.
 
-use super::super::markers::{next_marker, segment};
+use super::super::markers::{END_OF_IMAGE, next_marker, segment};
 use super::fault::Fault;
 use super::huffman::{FirstTable, Table};
 
@@ -59,8 +59,31 @@ pub struct Picture {
     pub restart: usize,
     is_jfif: bool,
     adobe: Option<u8>,
-    /// Where the coded data begin.
-    pub data: usize,
+    pub is_progressive: bool,
+    /// The scan whose header was read last.
+    pub scan: Scan,
+    /// Where what comes next begins: after a header, the coded data.
+    pub at: usize,
+}
+
+/// What a scan holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Scan {
+    components: [usize; MOST_COMPONENTS],
+    count: usize,
+    /// Coefficients, in the file's order.
+    pub first: usize,
+    pub last: usize,
+    /// Bits of the coefficients that scans before have left, 0 for the first; and those that this one leaves.
+    pub before: u32,
+    pub left: u32,
+}
+
+impl Scan {
+    /// The numbers of its components.
+    pub fn components(&self) -> &[usize] {
+        &self.components[..self.count]
+    }
 }
 
 /// Which tables the file has brought; one left over from another file is none.
@@ -85,7 +108,9 @@ impl Default for Picture {
             restart: 0,
             is_jfif: false,
             adobe: None,
-            data: 0,
+            is_progressive: false,
+            scan: Scan::default(),
+            at: 0,
         }
     }
 }
@@ -95,31 +120,46 @@ impl Picture {
     ///
     /// # Errors
     /// [`Fault::Unusual`] for what is left to other decoders; the rest is damage.
-    pub fn read(&mut self, bytes: &[u8]) -> Result<(), Fault> {
+    pub fn begin(&mut self, bytes: &[u8]) -> Result<(), Fault> {
         (self.count, self.restart, self.is_jfif, self.adobe, self.defined) = (0, 0, false, None, Defined::default());
-        let mut at = 2;
-        loop {
-            let (marker, after) = next_marker(bytes, at).ok_or(Fault::Short)?;
-            if matches!(marker, 0xD0..=0xD9 | 0x01) {
-                return Err(Fault::Unusual);
+        self.at = 2;
+        if !self.next_scan(bytes)? {
+            return Err(Fault::Short);
+        }
+        let whole = Scan { last: 63, components: [0, 1, 2], count: self.count, ..Scan::default() };
+        // Sequential pictures in several scans are rare.
+        if self.is_progressive || self.scan == whole { Ok(()) } else { Err(Fault::Unusual) }
+    }
+
+    /// Reads on to the coded data of the next scan; `false` at the end.
+    ///
+    /// # Errors
+    /// As [`Picture::begin`].
+    pub fn next_scan(&mut self, bytes: &[u8]) -> Result<bool, Fault> {
+        while let Some((marker, after)) = next_marker(bytes, self.at) {
+            match marker {
+                END_OF_IMAGE => return Ok(false),
+                0xD0..=0xD8 | 0x01 => return Err(Fault::Unusual),
+                _ => {}
             }
             let segment = segment(bytes, after).ok_or(Fault::Short)?;
-            at = after + 2 + segment.len();
+            self.at = after + 2 + segment.len();
             match marker {
-                0xC0 | 0xC1 => self.frame(segment)?,
+                0xC0..=0xC2 => {
+                    self.is_progressive = marker == 0xC2;
+                    self.frame(segment)?;
+                }
                 0xC4 => self.huffman(segment)?,
                 0xDB => self.quantisation(segment)?,
                 0xDD => self.restart = usize::from(u16::from_be_bytes(*segment.first_chunk().ok_or(Fault::Tables)?)),
-                0xDA => {
-                    self.data = at;
-                    return self.scan(segment);
-                }
+                0xDA => return self.scan(segment).map(|()| true),
                 0xE0 => self.is_jfif |= segment.starts_with(b"JFIF\0"),
                 0xEE if segment.starts_with(b"Adobe") => self.adobe = segment.get(11).copied(),
-                0xC2..=0xCF => return Err(Fault::Unusual),
+                0xC3..=0xCF => return Err(Fault::Unusual),
                 _ => {}
             }
         }
+        Ok(false)
     }
 
     pub fn components(&self) -> &[Component] {
@@ -212,26 +252,44 @@ impl Picture {
         Ok(())
     }
 
-    /// Takes scans that hold all there is, in the order of the frame.
     fn scan(&mut self, segment: &[u8]) -> Result<(), Fault> {
         let (count, rest) = segment.split_first().ok_or(Fault::Short)?;
         let (selectors, spectrum) = rest.split_at_checked(usize::from(*count) * 2).ok_or(Fault::Short)?;
-        if self.count == 0 || usize::from(*count) != self.count || spectrum != [0, 63, 0] {
-            return Err(Fault::Unusual);
+        let &[first, last, bits] = spectrum else { return Err(Fault::Tables) };
+        let mut scan = Scan {
+            first: first.into(),
+            last: last.into(),
+            before: (bits >> 4).into(),
+            left: (bits & 15).into(),
+            ..Scan::default()
+        };
+        if self.count == 0 || usize::from(*count) > self.count || scan.first > scan.last || scan.last > 63 {
+            return Err(Fault::Tables);
         }
-        for (component, selector) in self.components[..self.count].iter_mut().zip(selectors.chunks_exact(2)) {
+        for selector in selectors.chunks_exact(2) {
+            let number = self.components().iter().position(|component| component.id == selector[0]);
+            let number = number.ok_or(Fault::Tables)?;
+            // In the order of the frame, and none twice.
+            if scan.components().last().is_some_and(|before| *before >= number) {
+                return Err(Fault::Unusual);
+            }
+            scan.components[scan.count] = number;
+            scan.count += 1;
+            let component = &mut self.components[number];
             (component.dc, component.ac) = (usize::from(selector[1] >> 4), usize::from(selector[1] & 15));
-            if component.id != selector[0] {
-                return Err(Fault::Unusual);
-            }
-            let Defined { quantisation, dc, ac } = &self.defined;
-            let defined = |of: &[bool; 4], number: usize| of.get(number) == Some(&true);
-            // Files without tables, as motion JPEG has them, rely on the standard's own.
-            let tables = defined(dc, component.dc) && defined(ac, component.ac);
-            if !tables || !defined(quantisation, component.quantisation) {
-                return Err(Fault::Unusual);
-            }
+            self.check_tables(number, &scan)?;
         }
+        self.scan = scan;
         Ok(())
+    }
+
+    /// Files without tables, as motion JPEG has them, rely on the standard's own.
+    fn check_tables(&self, number: usize, scan: &Scan) -> Result<(), Fault> {
+        let Component { dc, ac, quantisation, .. } = self.components[number];
+        let defined = |of: &[bool; 4], number: usize| of.get(number) == Some(&true);
+        let dc = scan.first > 0 || scan.before > 0 || defined(&self.defined.dc, dc);
+        let ac = scan.last == 0 || defined(&self.defined.ac, ac);
+        let quantisation = defined(&self.defined.quantisation, quantisation);
+        if dc && ac && quantisation { Ok(()) } else { Err(Fault::Unusual) }
     }
 }

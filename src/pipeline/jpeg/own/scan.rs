@@ -5,7 +5,8 @@
 
 use std::ops::Range;
 
-use super::bits::{Bits, Data};
+use super::super::markers::END_OF_IMAGE;
+use super::bits::{Bits, Data, Intervals};
 use super::fault::Fault;
 use super::huffman::{FirstTable, Symbol, Table, extend};
 use super::picture::{Component, MOST_COMPONENTS, Picture};
@@ -40,12 +41,8 @@ fn decode_avx2(picture: &Picture, data: &Data, wanted: &Wanted, planes: &mut [Pl
 
 struct Scan<'a> {
     picture: &'a Picture,
-    data: &'a Data,
-    bits: Bits<'a>,
-    /// The restart interval that is being read.
-    interval: usize,
-    /// MCUs that are left of it.
-    left: usize,
+    intervals: Intervals<'a>,
+    is_ended: bool,
     /// The last first coefficient of each component, from which the next one differs.
     before: [i32; MOST_COMPONENTS],
 }
@@ -53,13 +50,14 @@ struct Scan<'a> {
 impl<'a> Scan<'a> {
     #[inline(always)]
     fn new(picture: &'a Picture, data: &'a Data) -> Self {
-        Self { picture, data, bits: data.reader(), interval: 0, left: picture.restart, before: [0; MOST_COMPONENTS] }
+        let intervals = data.intervals(picture.restart);
+        Self { picture, intervals, is_ended: data.marker == Some(END_OF_IMAGE), before: [0; MOST_COMPONENTS] }
     }
 
     #[inline(always)]
     fn run(&mut self, wanted: &Wanted, planes: &mut [Plane]) -> Result<(), Fault> {
         for row in 0..wanted.down {
-            if row >= wanted.rows.end && self.data.is_ended {
+            if row >= wanted.rows.end && self.is_ended {
                 return Ok(());
             }
             if wanted.rows.contains(&row) {
@@ -71,50 +69,28 @@ impl<'a> Scan<'a> {
             } else {
                 self.skip(wanted.across)?;
             }
-            self.check()?;
+            self.intervals.check()?;
         }
         Ok(())
-    }
-
-    /// Whether what was read was there.
-    fn check(&self) -> Result<(), Fault> {
-        let end = self.data.ends.get(self.interval).copied().unwrap_or_default();
-        if self.bits.is_past(end) { Err(Fault::Short) } else { Ok(()) }
     }
 
     #[inline(always)]
-    fn count(&mut self) -> Result<(), Fault> {
-        if self.picture.restart != 0 {
-            if self.left == 0 {
-                self.restart()?;
-            }
-            self.left -= 1;
+    fn step(&mut self) -> Result<(), Fault> {
+        if self.intervals.step()? {
+            self.before = [0; MOST_COMPONENTS];
         }
-        Ok(())
-    }
-
-    #[cold]
-    fn restart(&mut self) -> Result<(), Fault> {
-        self.check()?;
-        let from = self.data.ends[self.interval];
-        self.interval += 1;
-        if self.interval >= self.data.ends.len() {
-            return Err(Fault::Short);
-        }
-        self.bits.seek(from);
-        (self.left, self.before) = (self.picture.restart, [0; MOST_COMPONENTS]);
         Ok(())
     }
 
     #[inline(always)]
     fn skip(&mut self, mcus: usize) -> Result<(), Fault> {
         for _ in 0..mcus {
-            self.count()?;
+            self.step()?;
             for (component, before) in self.picture.components().iter().zip(&mut self.before) {
                 let Component { dc, ac, across, down, .. } = *component;
                 for _ in 0..across * down {
-                    *before = before.wrapping_add(difference(&mut self.bits, &self.picture.dc[dc])?);
-                    skip_block(&mut self.bits, &self.picture.ac[ac])?;
+                    *before = before.wrapping_add(difference(&mut self.intervals.bits, &self.picture.dc[dc])?);
+                    skip_block(&mut self.intervals.bits, &self.picture.ac[ac])?;
                 }
             }
         }
@@ -123,16 +99,16 @@ impl<'a> Scan<'a> {
 
     #[inline(always)]
     fn mcu(&mut self, row: usize, column: usize, planes: &mut [Plane]) -> Result<(), Fault> {
-        self.count()?;
+        self.step()?;
         let picture = self.picture;
         for ((component, before), plane) in picture.components().iter().zip(&mut self.before).zip(planes) {
             let Component { dc, ac, across, down, quantisation, .. } = *component;
             let table = &picture.quantisation[quantisation];
             for y in 0..down {
                 for x in 0..across {
-                    *before = before.wrapping_add(difference(&mut self.bits, &picture.dc[dc])?);
+                    *before = before.wrapping_add(difference(&mut self.intervals.bits, &picture.dc[dc])?);
                     let mut block = Block::default();
-                    let count = coefficients(&mut self.bits, &picture.ac[ac], &mut block)?;
+                    let count = coefficients(&mut self.intervals.bits, &picture.ac[ac], &mut block)?;
                     block.set_first(*before as i16);
                     plane.put(&block, count, table, row * down + y, column * across + x);
                 }
@@ -144,7 +120,7 @@ impl<'a> Scan<'a> {
 
 /// How the first coefficient differs from the one before.
 #[inline(always)]
-fn difference(bits: &mut Bits<'_>, table: &FirstTable) -> Result<i32, Fault> {
+pub fn difference(bits: &mut Bits<'_>, table: &FirstTable) -> Result<i32, Fault> {
     bits.refill();
     let (length, value) = table.look(bits.ready());
     if length != 0 {
