@@ -26,8 +26,12 @@ const VERSION: u32 = 1;
 
 const DIGEST_BYTES: usize = 32;
 
-/// Magic, version, stamp, four counts and digest; the rest of an index is smaller than the shard's own headers.
+/// Magic, version, stamp, four counts and digest.
 const MOST_FRAME_BYTES: u64 = 128;
+
+/// Bytes of an index per byte of its shard: a byte of a name that is not UTF-8 is written as `\xNN`, and the rows of a
+/// sample are smaller than the headers they describe.
+const MOST_GROWTH: u64 = 4;
 
 /// A file's size in bytes and its modification time since 1970, by which a change is noticed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -201,9 +205,9 @@ fn index_name(shard: &Path) -> Option<OsString> {
 
 fn kept(shard: &Path, stamp: Stamp, place: Option<PathBuf>) -> Option<Index> {
     let place = place?;
-    // An index takes less than the headers it describes; what is larger is not worth the memory.
+    // What is larger is no index of this shard and not worth the memory.
     let length = fs::metadata(&place).ok()?.len();
-    if length > stamp.size.saturating_add(MOST_FRAME_BYTES) {
+    if length > stamp.size.saturating_mul(MOST_GROWTH).saturating_add(MOST_FRAME_BYTES) {
         return None;
     }
     let index = Index::decode(&fs::read(&place).ok()?).filter(|index| index.stamp == stamp);

@@ -45,6 +45,8 @@ pub enum ShardError {
     NotAFile { path: PathBuf },
     #[error("{path}: listed twice, a shard may be named only once")]
     Twice { path: PathBuf },
+    #[error("{path}: the same shard as {first}, a shard may be named only once")]
+    SameShard { path: PathBuf, first: PathBuf },
     #[error("{path}: cannot be opened")]
     Open { path: PathBuf, source: io::Error },
     #[error("{path}: damaged shard")]

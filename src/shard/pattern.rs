@@ -3,7 +3,7 @@
 //! Braces are expanded first, in the order in which they are written; what then holds `*`, `?` or `[]` is matched
 //! against the folders, and its matches are sorted. A name that exists as it stands is taken as it stands.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -18,7 +18,8 @@ const MOST_GROUPS: usize = 64;
 /// Lists the shards that `patterns` stand for, in the order in which they are written.
 ///
 /// # Errors
-/// A pattern that matches nothing, a named shard that does not exist, braces that cannot be read, a shard named twice.
+/// A pattern that matches nothing, a named shard that does not exist, braces that cannot be read, a shard named twice,
+/// be it by two names.
 pub fn expand(patterns: &[String]) -> Result<Vec<PathBuf>, ShardError> {
     let mut shards = Vec::new();
     for pattern in patterns {
@@ -55,12 +56,17 @@ fn add_matches(name: &str, pattern: &str, shards: &mut Vec<PathBuf>) -> Result<(
     Ok(())
 }
 
+/// A shard may have several names, by links or by way of other folders; its samples would count once for each.
 fn refuse_twice(shards: &[PathBuf]) -> Result<(), ShardError> {
-    let mut seen = HashSet::with_capacity(shards.len());
-    match shards.iter().find(|shard| !seen.insert(shard.strip_prefix(".").unwrap_or(shard))) {
-        Some(shard) => Err(ShardError::Twice { path: shard.clone() }),
-        None => Ok(()),
+    let mut seen = HashMap::with_capacity(shards.len());
+    for path in shards {
+        let file = path.canonicalize().unwrap_or_else(|_| path.clone());
+        if let Some(first) = seen.insert(file, path) {
+            let (path, first) = (path.clone(), first.clone());
+            return Err(if first == path { ShardError::Twice { path } } else { ShardError::SameShard { path, first } });
+        }
     }
+    Ok(())
 }
 
 /// Expands `{a,b}`, `{1..3}` and `{0..9..3}`, several and nested, as bash does; numbers keep the wider end's zeros.

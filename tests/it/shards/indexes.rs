@@ -78,6 +78,36 @@ fn an_index_with_any_byte_changed_or_cut_off_is_made_again() {
     assert_eq!(Index::decode(&long), None);
 }
 
+/// Each byte of such a name is four in the index, which then is larger than its shard.
+#[test]
+fn an_index_of_long_names_that_are_not_text_is_kept_and_believed() {
+    let folder = folder();
+    let path = folder.path().join("s.tar");
+    let mut builder = tar::Builder::new(Vec::new());
+    for number in 0..20 {
+        let name = [&[0xE9; 3000][..], format!("{number}.jpg").as_bytes()].concat();
+        // GNU tar puts a long name into a member of its own, before the one that it is for.
+        for (kind, data) in [(b'L', name.as_slice()), (b'0', b"x")] {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(data.len() as u64);
+            header.set_entry_type(tar::EntryType::new(kind));
+            header.set_cksum();
+            builder.append(&header, data).unwrap();
+        }
+    }
+    fs::write(&path, builder.into_inner().unwrap()).unwrap();
+    age(&path, 1_000);
+    let made = Index::open(&path, &no_cache()).unwrap();
+    assert_eq!(made.table.len(), 20);
+    let kept = index::beside(&path).unwrap();
+    assert!(fs::metadata(&kept).unwrap().len() > fs::metadata(&path).unwrap().len());
+    // The shard's time and size are unchanged: only an index that is believed still finds twenty samples.
+    let size = fs::metadata(&path).unwrap().len();
+    fs::write(&path, vec![0; size as usize]).unwrap();
+    age(&path, 1_000);
+    assert_eq!(Index::open(&path, &no_cache()).unwrap(), made);
+}
+
 /// An index that someone else wrote is well signed, so the signature is not what protects against its content.
 #[test]
 fn a_well_signed_index_with_impossible_content_is_made_again() {

@@ -1,6 +1,8 @@
 //! Paths, brace notation and globs.
 
 use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
 
 use proptest::prelude::*;
 use saccade::shard::{ShardError, expand};
@@ -106,6 +108,29 @@ fn patterns_that_stand_for_nothing_are_refused_by_name() {
     check("{0..9223372036854775807}", "DIR/{0..9223372036854775807}: stands for more than 1000000 shards");
     check("{a-0,a-2,a-0}.tar", "DIR/a-0.tar: listed twice, a shard may be named only once");
     assert!(matches!(expand(&[]), Err(ShardError::NoPatterns)));
+}
+
+#[test]
+fn a_shard_that_is_named_by_two_names_is_refused() {
+    let folder = folder();
+    let shard = |name: &str| folder.path().join(name);
+    fs::create_dir(shard("sub")).unwrap();
+    fs::write(shard("a.tar"), "").unwrap();
+    fs::write(shard("sub/b.tar"), "").unwrap();
+    symlink(shard("a.tar"), shard("link.tar")).unwrap();
+    symlink(shard("sub"), shard("other")).unwrap();
+    let check = |patterns: &[&str], expected: &str| {
+        let patterns: Vec<String> = patterns.iter().map(|pattern| text(&shard(pattern))).collect();
+        let error = expand(&patterns).unwrap_err().to_string();
+        assert_eq!(error.replace(&text(folder.path()), "DIR"), expected);
+    };
+    check(&["*.tar"], "DIR/link.tar: the same shard as DIR/a.tar, a shard may be named only once");
+    check(&["link.tar", "a.tar"], "DIR/a.tar: the same shard as DIR/link.tar, a shard may be named only once");
+    check(&["{sub,other}/b.tar"], "DIR/other/b.tar: the same shard as DIR/sub/b.tar, a shard may be named only once");
+    check(&["a.tar", "sub/../a.tar"], "DIR/sub/../a.tar: the same shard as DIR/a.tar, a shard may be named only once");
+    // A link alone is as good a name as any.
+    let names = [text(&shard("link.tar")), text(&shard("other/b.tar"))];
+    assert_eq!(expand(&names).unwrap(), names.map(PathBuf::from));
 }
 
 proptest! {
