@@ -9,6 +9,8 @@ mod prometheus;
 
 // Bytes on disk: patterns, tars, indexes, sets, orders.
 mod shards;
+// Damaged shards through the pipeline and the verbs.
+mod damage;
 // Decoding awkward and damaged images.
 mod images;
 // Parts of JPEGs by libjpeg-turbo.
