@@ -71,7 +71,7 @@ Prints what it measured, which stage limits, and the [stream] section to paste i
   saccade import IN1K-vit.h.14-300e.pth.tar --out weights/vith14
 Then begin a run with `--set encoder.weights=weights/vith14`.")]
     Import(ImportArgs),
-    /// Lists, verifies and indexes shards
+    /// Lists, verifies and indexes shards, and makes shards of decoded images
     #[command(subcommand, after_help = "Example:\n  saccade shards verify 'shards/fashion-train-{000000..000003}.tar'")]
     Shards(ShardsVerb),
 }

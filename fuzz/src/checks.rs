@@ -7,9 +7,9 @@ use std::os::unix::fs::FileExt;
 
 use crate::draws::{Draws, Purpose};
 use crate::memory::within;
-use crate::pipeline::AugmentConfig;
+use crate::pipeline::{AugmentConfig, DecodeConfig, JpegDecoder};
 use crate::pipeline::augment::{Crop, Resampler};
-use crate::pipeline::decode::{self, Header, MOST_PIXELS, Region, Scratch};
+use crate::pipeline::decode::{self, Decoder, Header, MOST_PIXELS};
 use crate::shard::{Index, Stamp, Table};
 
 /// What reading takes beside what it reads: buffers of a page, tables of a few rows, messages.
@@ -67,27 +67,30 @@ pub fn header(bytes: &[u8]) {
 /// A region has as many pixels as it says, its crop lies inside it and can be resized, and buffers that held another
 /// picture change nothing.
 pub fn decode(bytes: &[u8]) {
-    thread_local!(static USED: RefCell<Scratch> = RefCell::default());
+    const CONFIG: DecodeConfig = DecodeConfig { jpeg: JpegDecoder::Own, smooth_chroma: true };
+    thread_local!(static USED: RefCell<Decoder> = RefCell::new(Decoder::new(CONFIG)));
     let Ok(header) = decode::header(bytes) else { return };
     if u64::from(header.width) * u64::from(header.height) > MOST_DECODED_PIXELS {
         return;
     }
     let crop = crop(bytes, &header);
-    let mut fresh = Scratch::default();
-    let first = decode::decode(&mut bytes.to_vec(), &header, crop, &mut fresh);
+    let (mut first_bytes, mut again_bytes, mut fresh) = (bytes.to_vec(), bytes.to_vec(), Decoder::new(CONFIG));
+    let first = fresh.decode(&mut first_bytes, &header, crop, SIZE);
     USED.with_borrow_mut(|used| {
-        let again = decode::decode(&mut bytes.to_vec(), &header, crop, used);
-        assert_eq!(first, again, "decoded into buffers used before");
-        assert!(first.is_err() || fresh.pixels == used.pixels, "a picture depends on the one before it");
+        let again = used.decode(&mut again_bytes, &header, crop, SIZE);
+        assert!(first == again, "a picture depends on the one before it");
     });
     let Ok(region) = first else { return };
-    let Region { width, height, crop } = region;
-    assert_eq!(fresh.pixels.len() as u64, u64::from(width) * u64::from(height) * 3, "{width}x{height}");
-    assert!(width <= header.width && height <= header.height, "{region:?} of {header:?}");
-    assert!(crop.width > 0 && crop.left.checked_add(crop.width).is_some_and(|right| right <= width), "{region:?}");
-    assert!(crop.height > 0 && crop.top.checked_add(crop.height).is_some_and(|bottom| bottom <= height), "{region:?}");
+    let (width, height) = (region.width, region.height);
+    assert_eq!(region.pixels.len() as u64, u64::from(width) * u64::from(height) * 3, "{width}x{height}");
+    assert!(width <= header.width && height <= header.height, "{width}x{height} of {header:?}");
+    let inside = |start: f64, length: f64, side: u32| {
+        start >= 0.0 && length > 0.0 && start + length <= f64::from(side)
+    };
+    assert!(inside(region.left, region.crop_width, width), "{crop:?} of {header:?}");
+    assert!(inside(region.top, region.crop_height, height), "{crop:?} of {header:?}");
     let mut view = vec![0; (SIZE * SIZE * 3) as usize];
-    Resampler::default().resample(&fresh.pixels, &region, SIZE, &mut view).expect("a region can be resized");
+    Resampler::default().resample(&region, SIZE, &mut view).expect("a region can be resized");
 }
 
 /// A crop that any change of the bytes changes; every eighth is the whole picture.

@@ -99,15 +99,15 @@ impl Resampler {
     /// Cuts out the crop, then resizes it once with an antialiased bilinear filter.
     ///
     /// # Shapes
-    /// - `pixels`: `[region.height, region.width, 3]`
     /// - `view`: `[size, size, 3]`
     ///
     /// # Errors
     /// When the sizes do not fit together.
-    pub fn resample(&mut self, pixels: &[u8], region: &Region, size: u32, view: &mut [u8]) -> Result<(), Unusable> {
+    pub fn resample(&mut self, region: &Region<'_>, size: u32, view: &mut [u8]) -> Result<(), Unusable> {
         let failed = |error: &dyn std::fmt::Display| Unusable::damaged(format!("cannot be resized: {error}"));
         // Typed images: the other kind of call compiles the filters for every pixel type there is.
-        let image = TypedImageRef::<U8x3>::from_buffer(region.width, region.height, pixels).map_err(|e| failed(&e))?;
+        let image =
+            TypedImageRef::<U8x3>::from_buffer(region.width, region.height, region.pixels).map_err(|e| failed(&e))?;
         // Cut first, as other loaders do: a filter over the whole image would mix in pixels from outside the crop.
         let (left, top) = (region.left.floor(), region.top.floor());
         let past = |start: f64, length: f64| (start + length).ceil();

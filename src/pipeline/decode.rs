@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use super::augment::Crop;
 use super::jpeg::{self, DecodeConfig, Jpeg};
+use super::ppm::{self, Ppm};
 
 /// The largest image that is decoded: where Pillow starts to warn of decompression bombs; the largest cameras stay below
 /// it. A worker holds one image at a time.
@@ -89,13 +90,19 @@ pub struct Header {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Jpeg,
+    /// Its pixels begin at this byte.
+    Ppm {
+        start: usize,
+    },
     Other(ImageFormat),
 }
 
-/// A decoded part of an image, `[height, width, 3]` in [`Decoder::pixels`], and where the crop lies in it: in pixels of
-/// the region, with fractions where it was decoded smaller than it is.
+/// A decoded part of an image, and where the crop lies in it: in pixels of the region, with fractions where it was
+/// decoded smaller than it is.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Region {
+pub struct Region<'p> {
+    /// `[height, width, 3]`
+    pub pixels: &'p [u8],
     pub width: u32,
     pub height: u32,
     pub left: f64,
@@ -104,11 +111,12 @@ pub struct Region {
     pub crop_height: f64,
 }
 
-impl Region {
-    /// `part` of a picture at 1/`scale`, which contains `crop` of the picture at its full size.
-    pub fn of(part: Crop, crop: Crop, scale: u32) -> Self {
+impl<'p> Region<'p> {
+    /// The pixels of a `part` of a picture at 1/`scale`, which contains `crop` of the picture at its full size.
+    pub fn of(pixels: &'p [u8], part: Crop, crop: Crop, scale: u32) -> Self {
         let scaled = |number: u32| f64::from(number) / f64::from(scale);
         Self {
+            pixels,
             width: part.width,
             height: part.height,
             left: scaled(crop.left) - f64::from(part.left),
@@ -123,8 +131,7 @@ impl Region {
 #[derive(Debug)]
 pub struct Decoder {
     jpeg: Jpeg,
-    /// `[height, width, 3]` of the last region.
-    pub pixels: Vec<u8>,
+    pixels: Vec<u8>,
     raw: Vec<u8>,
 }
 
@@ -139,6 +146,8 @@ pub fn header(bytes: &[u8]) -> Result<Header, Unusable> {
     let header = if bytes.starts_with(&[0xFF, 0xD8, 0xFF]) {
         let (width, height) = jpeg::markers::size(bytes)?;
         Header { width, height, kind: Kind::Jpeg }
+    } else if let Some(Ppm { width, height, data }) = ppm::header(bytes)? {
+        Header { width, height, kind: Kind::Ppm { start: data.start } }
     } else {
         let unknown = |_| Unusable { reason: Reason::UnknownFormat, detail: format!("begins with {}", start(bytes)) };
         let format = image::guess_format(bytes).map_err(unknown)?;
@@ -158,21 +167,33 @@ impl Decoder {
         Self { jpeg: Jpeg::new(config), pixels: Vec::new(), raw: Vec::new() }
     }
 
-    /// Decodes at least what `crop` needs into [`Decoder::pixels`]; where that costs less, at half, a quarter or an
-    /// eighth of the size, as long as both sides of the crop keep `least` pixels. `bytes` may be overwritten.
+    /// Decodes at least what `crop` needs; where that costs less, at half, a quarter or an eighth of the size, as long as
+    /// both sides of the crop keep `least` pixels. `bytes` may be overwritten.
     ///
     /// # Errors
     /// When the data behind the header are damaged or end early.
-    pub fn decode(&mut self, bytes: &mut Vec<u8>, header: &Header, crop: Crop, least: u32) -> Result<Region, Unusable> {
+    pub fn decode<'p>(
+        &'p mut self,
+        bytes: &'p mut Vec<u8>,
+        header: &Header,
+        crop: Crop,
+        least: u32,
+    ) -> Result<Region<'p>, Unusable> {
         self.give_back();
         let Header { width, height, kind } = *header;
-        match kind {
-            Kind::Jpeg => self.jpeg.decode(bytes, [width, height], crop, least, &mut self.pixels),
+        let whole = Crop::whole(width, height);
+        let (part, scale) = match kind {
+            Kind::Jpeg => self.jpeg.decode(bytes, [width, height], crop, least, &mut self.pixels)?,
+            Kind::Ppm { start } => {
+                let end = start + width as usize * height as usize * 3;
+                return Ok(Region::of(bytes.get(start..end).unwrap_or_default(), whole, crop, 1));
+            }
             Kind::Other(format) => {
                 decode_other(bytes, format, &mut self.pixels, &mut self.raw)?;
-                Ok(Region::of(Crop::whole(width, height), crop, 1))
+                (whole, 1)
             }
-        }
+        };
+        Ok(Region::of(&self.pixels, part, crop, scale))
     }
 
     fn give_back(&mut self) {

@@ -225,7 +225,7 @@ impl Worker {
         meters.decode.sample(decoded - start, length);
 
         let size = spec.augment.size;
-        self.resampler.resample(&self.decoder.pixels, &region, size, &mut job.pixels)?;
+        self.resampler.resample(&region, size, &mut job.pixels)?;
         if let Order::Shuffled { seed, .. } = spec.order {
             let mut draws = Draws::new(seed, job.epoch, u64::from(job.sample), Purpose::Flip);
             if spec.augment.flip && draws.below(2) == 1 {

@@ -1,8 +1,10 @@
 //! Wires one Plan: pipeline, trainer, the stops computed beforehand, and an orderly way out.
 
+mod belt;
 pub mod bench;
 pub mod exchange;
 pub mod folder;
+pub mod reshard;
 pub mod score;
 pub mod show;
 mod training;

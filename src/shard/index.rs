@@ -125,7 +125,7 @@ impl Index {
         Ok(Self { stamp, table })
     }
 
-    fn keep(&self, shard: &Path, cache: &Cache) -> Option<PathBuf> {
+    pub(super) fn keep(&self, shard: &Path, cache: &Cache) -> Option<PathBuf> {
         let bytes = self.encode();
         // The mode is asked as well as the attempt made, because root may write where nobody is meant to.
         let folder = shard.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));

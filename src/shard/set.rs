@@ -18,7 +18,7 @@ use super::table::{Label, Member, Sample};
 use super::{ReadError, ShardError, expand, in_parallel};
 
 /// The largest JPEG that its format allows (65,535 pixels a side) stays below this; a larger image is a slip.
-const MOST_IMAGE_BYTES: u64 = 1 << 30;
+pub(super) const MOST_IMAGE_BYTES: u64 = 1 << 30;
 
 /// Shards and the places of their samples.
 #[derive(Debug)]

@@ -12,6 +12,9 @@ use super::tar::{Entry, TarError, Walk};
 /// Last part of the extension of an image, in lower case; the bytes decide later which format it really is.
 const IMAGE_ENDINGS: [&str; 10] = ["jpg", "jpeg", "png", "webp", "ppm", "pgm", "bmp", "gif", "tif", "tiff"];
 
+/// The extension of a label.
+pub(super) const LABEL: &str = "cls";
+
 /// A 32-bit number with room for white space; a longer label is a bad one.
 const MOST_LABEL_BYTES: u64 = 64;
 
@@ -80,8 +83,7 @@ impl Table {
         while let Some(entry) = walk.next_entry()? {
             builder.add(walk, &entry)?;
         }
-        builder.table.refuse_scattered_keys()?;
-        Ok(builder.table)
+        builder.finish()
     }
 
     pub fn len(&self) -> usize {
@@ -94,17 +96,16 @@ impl Table {
 
     /// The samples in the order in which they stand in the shard.
     pub fn samples(&self) -> impl Iterator<Item = Sample<'_>> {
-        let mut start = SampleRow { key_end: 0, members_end: 0, label: Label::None };
-        self.samples.iter().map(move |row| {
-            let sample = Sample {
-                key: self.keys.get(start.key_end..row.key_end).unwrap_or_default(),
-                label: row.label,
-                table: self,
-                members: (start.members_end, row.members_end),
-            };
-            start = *row;
-            sample
-        })
+        (0..self.len()).filter_map(|place| self.sample(place))
+    }
+
+    /// The sample at a place below [`Table::len`].
+    pub fn sample(&self, place: usize) -> Option<Sample<'_>> {
+        let row = self.samples.get(place)?;
+        let before = place.checked_sub(1).and_then(|before| self.samples.get(before));
+        let (key_start, members_start) = before.map_or((0, 0), |before| (before.key_end, before.members_end));
+        let key = self.keys.get(key_start..row.key_end).unwrap_or_default();
+        Some(Sample { key, label: row.label, table: self, members: (members_start, row.members_end) })
     }
 
     fn refuse_scattered_keys(&self) -> Result<(), TarError> {
@@ -136,8 +137,9 @@ impl<'t> Sample<'t> {
     }
 }
 
+/// A table that grows member by member.
 #[derive(Default)]
-struct Builder {
+pub(super) struct Builder {
     table: Table,
     /// By extension: its number, and how many samples there were when it was seen last.
     seen: HashMap<String, (u32, usize)>,
@@ -148,21 +150,37 @@ impl Builder {
         let Some((key, extension)) = split_name(&entry.name) else {
             return Ok(());
         };
+        let label = if extension == LABEL { Some(read_label(walk, entry)?) } else { None };
+        self.push(key, &extension, entry.offset, entry.length, label)
+    }
+
+    /// Adds the member that stands next in the shard.
+    pub fn push(
+        &mut self,
+        key: &str,
+        extension: &str,
+        offset: u64,
+        length: u64,
+        label: Option<Label>,
+    ) -> Result<(), TarError> {
         let begins = self.table.samples.is_empty() || self.table.keys.get(self.current_key()) != Some(key);
         if begins {
             self.table.keys.push_str(key);
             let (key_end, members_end) = (self.table.keys.len(), self.table.members.len());
             self.table.samples.push(SampleRow { key_end, members_end, label: Label::None });
         }
-        let member = MemberRow { extension: self.number(key, &extension)?, offset: entry.offset, length: entry.length };
+        let member = MemberRow { extension: self.number(key, extension)?, offset, length };
         self.table.members.push(member);
-
-        let label = if extension == "cls" { Some(read_label(walk, entry)?) } else { None };
         if let Some(row) = self.table.samples.last_mut() {
             row.members_end = self.table.members.len();
             row.label = label.unwrap_or(row.label);
         }
         Ok(())
+    }
+
+    pub fn finish(self) -> Result<Table, TarError> {
+        self.table.refuse_scattered_keys()?;
+        Ok(self.table)
     }
 
     fn current_key(&self) -> Range<usize> {
@@ -189,7 +207,7 @@ impl Builder {
 }
 
 /// `None` for a name without a dot or with nothing before its first dot, which belongs to no sample.
-fn split_name(mut name: &str) -> Option<(&str, String)> {
+pub(super) fn split_name(mut name: &str) -> Option<(&str, String)> {
     while let Some(rest) = name.strip_prefix("./") {
         name = rest;
     }
@@ -202,8 +220,13 @@ fn read_label(walk: &mut Walk<'_>, entry: &Entry) -> Result<Label, TarError> {
     if entry.length > MOST_LABEL_BYTES {
         return Ok(Label::Bad);
     }
-    let text = walk.data(entry)?.trim_ascii();
+    Ok(label_of(walk.data(entry)?))
+}
+
+/// What the data of a member with the extension [`LABEL`] says.
+pub(super) fn label_of(data: &[u8]) -> Label {
+    let text = data.trim_ascii();
     let digits = text.iter().all(u8::is_ascii_digit);
     let number = str::from_utf8(text).ok().and_then(|text| text.parse().ok());
-    Ok(number.filter(|_| digits).map_or(Label::Bad, Label::Known))
+    number.filter(|_| digits && data.len() as u64 <= MOST_LABEL_BYTES).map_or(Label::Bad, Label::Known)
 }

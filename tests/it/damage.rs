@@ -12,9 +12,10 @@ use std::time::Duration;
 
 use saccade::draws::{Draws, Purpose};
 use saccade::pipeline::augment::Crop;
-use saccade::pipeline::decode::{Scratch, decode, header};
+use saccade::pipeline::decode::{Decoder, header};
 use saccade::pipeline::{
-    AugmentConfig, Counts, Order, Pipeline, PipelineError, Quarantined, Reason, StreamConfig, StreamSpec,
+    AugmentConfig, Counts, DecodeConfig, JpegDecoder, Order, Pipeline, PipelineError, Quarantined, Reason,
+    StreamConfig, StreamSpec,
 };
 use saccade::shard::{EpochOrder, ShardSet, Table};
 use saccade::telemetry::{Stage, Telemetry};
@@ -102,18 +103,22 @@ fn whole(bytes: &[u8]) -> Result<Picture, Reason> {
     cropped(bytes, Crop::whole)
 }
 
+const OWN: DecodeConfig = DecodeConfig { jpeg: JpegDecoder::Own, smooth_chroma: true };
+
 /// The pixels of a crop alone.
 fn cropped(bytes: &[u8], crop: impl Fn(u32, u32) -> Crop) -> Result<Picture, Reason> {
-    let (mut scratch, mut bytes) = (Scratch::default(), bytes.to_vec());
-    let region = header(&bytes)
-        .and_then(|header| decode(&mut bytes, &header, crop(header.width, header.height), &mut scratch))
-        .map_err(|error| error.reason)?;
-    let Crop { left, top, width, height } = region.crop;
+    let mut bytes = bytes.to_vec();
+    let header = header(&bytes).map_err(|error| error.reason)?;
+    let mut decoder = Decoder::new(OWN);
+    let crop = crop(header.width, header.height);
+    let region = decoder.decode(&mut bytes, &header, crop, u32::MAX).map_err(|error| error.reason)?;
+    let (left, top) = (region.left as u32, region.top as u32);
     let row = |row: u32| {
         let start = (row * region.width + left) as usize * 3;
-        scratch.pixels[start..start + width as usize * 3].iter().copied()
+        region.pixels[start..start + crop.width as usize * 3].iter().copied()
     };
-    Ok(Picture { width, height, pixels: (top..top + height).flat_map(row).collect() })
+    let pixels = (top..top + crop.height).flat_map(row).collect();
+    Ok(Picture { width: crop.width, height: crop.height, pixels })
 }
 
 fn image(name: &str) -> Vec<u8> {
@@ -259,6 +264,7 @@ fn streamed(set: &Arc<ShardSet>, crop_scale: [f64; 2], max_bad_share: f64, epoch
     let spec = StreamSpec {
         order: Order::Shuffled { seed: SEED, window: SHARDS },
         batch: BATCH,
+        decode: OWN,
         augment: AugmentConfig { size: SIZE, crop_scale, crop_ratio: [0.5, 2.0], flip: true },
         mask: None,
     };

@@ -11,8 +11,10 @@ mod prometheus;
 mod shards;
 // Damaged shards through the pipeline and the verbs.
 mod damage;
-// Decoding awkward and damaged images.
+// Decoding awkward and damaged images; raw pixels; shards of decoded images.
 mod images;
+mod ppm;
+mod reshard;
 // Parts of JPEGs by libjpeg-turbo.
 mod turbo;
 // Context and target blocks.

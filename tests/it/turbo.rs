@@ -3,9 +3,12 @@
 
 use std::fs;
 
+use saccade::draws::{Draws, Purpose};
 use saccade::pipeline::Reason;
 use saccade::pipeline::augment::Crop;
 use saccade::pipeline::decode::Unusable;
+use saccade::pipeline::jpeg::markers;
+use saccade::pipeline::jpeg::own::{Own, Part};
 use saccade::pipeline::jpeg::turbo::Turbo;
 
 use crate::reference;
@@ -240,4 +243,75 @@ fn subsampling_without_a_name_is_decoded_whole_and_grey_has_none() {
     let part = |bytes: &[u8]| Turbo::default().decode(bytes, 1, wanted, false, &mut Vec::new());
     assert_eq!(part(&grey), Ok(Crop { left: 8, top: 3, width: 13, height: 9 }));
     assert_eq!(part(&odd), Ok(Crop::whole(WIDTH, HEIGHT)));
+}
+
+/// A draw for every call.
+fn draws(seed: u64) -> Draws {
+    Draws::new(seed, 0, 0, Purpose::Crop)
+}
+
+fn part(draws: &mut Draws, width: u32, height: u32) -> Crop {
+    let mut side = |most: u32| {
+        let length = draws.below(u64::from(most)) as u32 + 1;
+        (draws.below(u64::from(most - length) + 1) as u32, length)
+    };
+    let ((left, width), (top, height)) = (side(width), side(height));
+    Crop { left, top, width, height }
+}
+
+/// How many parts of a file both decoders have taken, and of how many they have made the same pixels.
+#[derive(Debug, Default)]
+struct Compared {
+    both: u32,
+    same: u32,
+}
+
+impl Compared {
+    fn add(&mut self, bytes: &[u8], draws: &mut Draws) {
+        let Ok((width, height)) = markers::size(bytes) else { return };
+        let (mut own, mut turbo) = (Own::default(), Turbo::default());
+        for (scale, smooth) in [1, 2, 4, 8].into_iter().flat_map(|scale| [(scale, false), (scale, true)]) {
+            let wanted = part(draws, width.div_ceil(scale), height.div_ceil(scale));
+            let [left, top, width, height] =
+                [wanted.left, wanted.top, wanted.width, wanted.height].map(|at| at as usize);
+            let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+            if own.decode(bytes, scale as usize, Part { left, top, width, height }, smooth, &mut ours).is_err() {
+                continue;
+            }
+            let Ok(found) = turbo.decode(bytes, scale, wanted, smooth, &mut theirs) else { continue };
+            let rows = theirs.chunks_exact(found.width as usize * 3).skip(top - found.top as usize);
+            let from = (left - found.left as usize) * 3;
+            let theirs: Vec<u8> = rows.take(height).flat_map(|row| &row[from..from + width * 3]).copied().collect();
+            self.both += 1;
+            self.same += u32::from(ours == theirs);
+        }
+    }
+}
+
+#[test]
+fn our_own_decoder_makes_the_same_pixels_of_every_part() {
+    let mut draws = draws(1);
+    for name in JPEGS {
+        let mut compared = Compared::default();
+        for _ in 0..40 {
+            compared.add(&bytes_of(name), &mut draws);
+        }
+        assert_eq!(compared.both, compared.same, "{name}");
+        assert_eq!(compared.both > 0, name != "cmyk.jpg", "{name} should be taken, unless it has four components");
+    }
+}
+
+#[test]
+fn our_own_decoder_makes_the_same_pixels_of_damaged_files_that_both_take() {
+    let (mut draws, mut compared) = (draws(2), Compared::default());
+    for name in JPEGS.iter().cycle().take(9 * 150) {
+        let mut bytes = bytes_of(name);
+        for _ in 0..=draws.below(3) {
+            let at = draws.below(bytes.len() as u64) as usize;
+            bytes[at] ^= 1 << draws.below(8);
+        }
+        compared.add(&bytes, &mut draws);
+    }
+    // Damage makes coefficients that no picture has; where their sums leave 16 bits, the transforms differ.
+    assert!(compared.both > 2000 && compared.same * 100 >= compared.both * 95, "{compared:?}");
 }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use self::own::{Fault, Own, Part};
 use super::augment::Crop;
-use super::decode::{Region, Unusable};
+use super::decode::Unusable;
 
 /// What decodes JPEGs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -76,8 +76,9 @@ impl Jpeg {
         }
     }
 
-    /// Decodes what `crop` needs into `pixels`, so that both its sides keep at least `least` pixels if they have them.
-    /// `bytes` may be overwritten; `width` and `height` are the picture's.
+    /// Decodes what `crop` needs into `pixels`, so that both its sides keep at least `least` pixels if they have them;
+    /// returns the part that this is of the picture at 1/scale, and that scale. `bytes` may be overwritten; `width` and
+    /// `height` are the picture's.
     ///
     /// # Errors
     /// When the coded data are damaged or end early.
@@ -88,7 +89,7 @@ impl Jpeg {
         crop: Crop,
         least: u32,
         pixels: &mut Vec<u8>,
-    ) -> Result<Region, Unusable> {
+    ) -> Result<(Crop, u32), Unusable> {
         let scale = scale(crop, least);
         let part = Crop::containing(crop, scale);
         match self.config.jpeg {
@@ -97,7 +98,7 @@ impl Jpeg {
                 let wanted =
                     Part { left: at(part.left), top: at(part.top), width: at(part.width), height: at(part.height) };
                 match self.own.decode(bytes, at(scale), wanted, self.config.smooth_chroma, pixels) {
-                    Ok(()) => return Ok(Region::of(part, crop, scale)),
+                    Ok(()) => return Ok((part, scale)),
                     Err(Fault::Unusual) => {}
                     Err(fault) => return Err(fault.into()),
                 }
@@ -107,9 +108,9 @@ impl Jpeg {
         #[cfg(feature = "turbo")]
         if self.config.jpeg != JpegDecoder::Zune {
             let part = self.turbo.decode(bytes, scale, part, self.config.smooth_chroma, pixels)?;
-            return Ok(Region::of(part, crop, scale));
+            return Ok((part, scale));
         }
         zune::decode(bytes, width, height, pixels)?;
-        Ok(Region::of(Crop::whole(width, height), crop, 1))
+        Ok((Crop::whole(width, height), 1))
     }
 }

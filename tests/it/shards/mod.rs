@@ -5,6 +5,7 @@ mod orders;
 mod patterns;
 mod sets;
 mod tars;
+mod writes;
 
 use std::error::Error;
 use std::fs::{self, File, FileTimes};

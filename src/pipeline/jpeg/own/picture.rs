@@ -126,9 +126,10 @@ impl Picture {
         if !self.next_scan(bytes)? {
             return Err(Fault::Short);
         }
-        let whole = Scan { last: 63, components: [0, 1, 2], count: self.count, ..Scan::default() };
+        let scan = &self.scan;
+        let is_whole = scan.count == self.count && (scan.first, scan.last, scan.before, scan.left) == (0, 63, 0, 0);
         // Sequential pictures in several scans are rare.
-        if self.is_progressive || self.scan == whole { Ok(()) } else { Err(Fault::Unusual) }
+        if self.is_progressive || is_whole { Ok(()) } else { Err(Fault::Unusual) }
     }
 
     /// Reads on to the coded data of the next scan; `false` at the end.
