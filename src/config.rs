@@ -10,7 +10,9 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use crate::model::{PredictorConfig, VitConfig, VitSize};
-use crate::pipeline::{self, AugmentConfig, DecodeConfig, MaskConfig, Order, PipelineError, StreamConfig, StreamSpec};
+use crate::pipeline::{
+    self, AugmentConfig, DecodeConfig, MaskConfig, OnLostShard, Order, PipelineError, StreamConfig, StreamSpec,
+};
 use crate::shard::{ShardError, ShardSet};
 use crate::telemetry::TelemetryConfig;
 use crate::train::device::DeviceError;
@@ -60,6 +62,10 @@ pub struct DataConfig {
     pub validation: Option<Patterns>,
     /// Shards whose samples are shuffled together.
     pub window: usize,
+    /// What happens when a shard is lost while it is streamed. `"stop"`, unless written otherwise: nothing that was
+    /// not asked for is trained on. Not part of a run's course, so that a run that stopped may go on with `"skip"`.
+    #[serde(default)]
+    pub on_lost_shard: OnLostShard,
 }
 
 /// One shard pattern or a list of them.
@@ -269,6 +275,7 @@ impl Plan {
             decode: config.decode,
             augment: config.augment.clone(),
             mask: Some((config.mask.clone(), encoder.grid())),
+            on_lost_shard: config.data.on_lost_shard,
         };
         config.stream.check()?;
         let open = |split, patterns: &Patterns, need_labels| {
@@ -334,7 +341,8 @@ impl Plan {
         let every = most.map_or(1, |most| samples.div_ceil(most).max(1));
         // What fits a training step fits here, where nothing is kept for a backward pass.
         let batch = self.config.train.batch.div_ceil(self.config.train.accumulate);
-        StreamSpec { order: Order::InOrder { every }, batch, decode: self.config.decode, augment, mask: None }
+        let (decode, on_lost_shard) = (self.config.decode, self.config.data.on_lost_shard);
+        StreamSpec { order: Order::InOrder { every }, batch, decode, augment, mask: None, on_lost_shard }
     }
 
     /// Bytes that the run writes at most: the checkpoints it keeps, one that is being written, and its records.

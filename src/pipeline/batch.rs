@@ -106,12 +106,14 @@ impl Masks {
 
 impl Indices {
     /// Cuts longer rows to `width` and pads shorter ones.
-    pub(super) fn new(rows: &[&[u32]], width: usize) -> Self {
-        let mut indices = Vec::with_capacity(rows.len() * width);
+    pub(super) fn new<'a>(rows: impl Iterator<Item = &'a [u32]> + Clone, width: usize) -> Self {
+        let count = rows.clone().count();
+        let (mut lengths, mut indices) = (Vec::with_capacity(count), Vec::with_capacity(count * width));
         for row in rows {
+            lengths.push(row.len().min(width) as u32);
             indices.extend(row.iter().copied().chain(std::iter::repeat(0)).take(width));
         }
-        Self { width, lengths: rows.iter().map(|row| row.len().min(width) as u32).collect(), indices }
+        Self { width, lengths, indices }
     }
 }
 
@@ -145,12 +147,26 @@ impl Drop for Pixels {
 #[derive(Debug)]
 pub(super) struct Pool {
     batches: ArrayQueue<BytesMut>,
+    slots: ArrayQueue<Vec<Slot>>,
     samples: ArrayQueue<Vec<u8>>,
+    /// What the buffers for samples can hold, without their ends.
+    usual_sample: usize,
 }
 
+/// Bytes that a decoder may put behind a sample's own without another allocation.
+pub(super) const SAMPLE_END: usize = 128;
+
 impl Pool {
-    pub fn new(batches: usize, samples: usize) -> Self {
-        Self { batches: ArrayQueue::new(batches.max(1)), samples: ArrayQueue::new(samples.max(1)) }
+    /// `usual_sample`: bytes that all but few samples do not exceed. A larger one has memory of its own, for as long as
+    /// it lasts; if buffers grew with what they meet, all would be as large as the largest in the end.
+    pub fn new(batches: usize, samples: usize, usual_sample: u64) -> Self {
+        let (batches, samples) = (batches.max(1), samples.max(1));
+        Self {
+            batches: ArrayQueue::new(batches),
+            slots: ArrayQueue::new(batches),
+            samples: ArrayQueue::new(samples),
+            usual_sample: usual_sample as usize,
+        }
     }
 
     pub fn take_batch(&self, bytes: usize) -> BytesMut {
@@ -159,17 +175,27 @@ impl Pool {
         batch
     }
 
-    pub fn take_sample(&self) -> Vec<u8> {
-        self.samples.pop().unwrap_or_default()
-    }
-
     fn give_batch(&self, batch: BytesMut) {
         // A full pool drops what it is given.
         let _ = self.batches.push(batch);
     }
 
+    pub fn take_slots(&self, count: usize) -> Vec<Slot> {
+        let mut slots = self.slots.pop().unwrap_or_default();
+        slots.resize_with(count, Slot::default);
+        slots
+    }
+
+    pub fn take_sample(&self, length: u64) -> Vec<u8> {
+        let length = length as usize;
+        let pooled = if length <= self.usual_sample { self.samples.pop() } else { None };
+        pooled.unwrap_or_else(|| Vec::with_capacity(length.max(self.usual_sample) + SAMPLE_END))
+    }
+
     pub fn give_sample(&self, sample: Vec<u8>) {
-        let _ = self.samples.push(sample);
+        if sample.capacity() == self.usual_sample + SAMPLE_END {
+            let _ = self.samples.push(sample);
+        }
     }
 }
 
@@ -186,24 +212,26 @@ pub(super) struct Open {
 
 #[derive(Debug)]
 struct Slots {
-    done: Vec<Option<Slot>>,
+    done: Vec<Slot>,
     left: usize,
 }
 
-/// One finished place of a batch.
-#[derive(Debug)]
+/// One place of a batch; what it takes is used again for the same place of another.
+#[derive(Debug, Default)]
 pub(super) struct Slot {
     pub pixels: BytesMut,
     /// The sample in this place and its label; none where a bad one is left out.
     pub sample: Option<(u32, Option<u32>)>,
-    pub masks: Option<SampleMasks>,
+    /// Of the sample, where the stream has masks.
+    pub masks: SampleMasks,
     pub quarantined: Vec<Quarantined>,
     pub read: u64,
 }
 
 impl Open {
-    pub fn new(step: u64, epoch: u64, sizes: Option<Sizes>, count: usize) -> Self {
-        let slots = Slots { done: std::iter::repeat_with(|| None).take(count).collect(), left: count };
+    /// `slots`: one for each place.
+    pub fn new(step: u64, epoch: u64, sizes: Option<Sizes>, slots: Vec<Slot>) -> Self {
+        let slots = Slots { left: slots.len(), done: slots };
         Self { step, epoch, sizes, slots: Mutex::new(slots), settled: AtomicBool::new(false) }
     }
 
@@ -217,51 +245,52 @@ impl Open {
         !self.settled.swap(true, Ordering::Relaxed)
     }
 
-    /// Puts a sample into its place; the last one gets all of them back.
-    pub fn fill(&self, place: usize, slot: Slot) -> Option<Vec<Slot>> {
+    /// Exchanges a place's slot for the filled one; who fills the last place gets all of them.
+    pub fn fill(&self, place: usize, slot: &mut Slot) -> Option<Vec<Slot>> {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        let empty = slots.done.get_mut(place)?;
-        *empty = Some(slot);
+        std::mem::swap(slots.done.get_mut(place)?, slot);
         slots.left = slots.left.saturating_sub(1);
-        (slots.left == 0).then(|| slots.done.drain(..).flatten().collect())
+        (slots.left == 0).then(|| std::mem::take(&mut slots.done))
     }
 }
 
 /// Puts the samples of a batch together; its counts are those of this batch alone.
-pub(super) fn assemble(open: &Open, slots: Vec<Slot>, mode: Option<MaskMode>, pool: &Arc<Pool>) -> Batch {
-    let present: Vec<bool> = slots.iter().map(|slot| slot.sample.is_some()).collect();
+pub(super) fn assemble(open: &Open, mut slots: Vec<Slot>, mode: Option<MaskMode>, pool: &Arc<Pool>) -> Batch {
     let view_bytes = slots.first().map_or(0, |slot| slot.pixels.len());
     let (mut bytes, mut samples, mut labels) =
         (BytesMut::new(), Vec::with_capacity(slots.len()), Vec::with_capacity(slots.len()));
-    let (mut masks, mut quarantined, mut read) = (Vec::with_capacity(slots.len()), Vec::new(), 0);
-    for slot in slots {
+    let (mut quarantined, mut read) = (Vec::new(), 0);
+    for slot in &mut slots {
         // The handles come in the order in which they were split off, so that they join without a copy.
-        bytes.unsplit(slot.pixels);
+        bytes.unsplit(std::mem::take(&mut slot.pixels));
         if let Some((sample, label)) = slot.sample {
             samples.push(sample);
             labels.push(label);
         }
-        masks.extend(slot.masks);
-        quarantined.extend(slot.quarantined);
+        quarantined.append(&mut slot.quarantined);
         read += slot.read;
     }
-    close_gaps(&mut bytes, view_bytes, &present);
+    close_gaps(&mut bytes, view_bytes, &slots);
+    let present = slots.iter().filter(|slot| slot.sample.is_some());
+    let masks = mode.map(|mode| collate(mode, present.map(|slot| &slot.masks)));
+    // A full pool drops what it is given.
+    let _ = pool.slots.push(slots);
     Batch {
         step: open.step,
         epoch: open.epoch,
         samples,
         labels,
         pixels: Pixels { bytes, pool: Arc::clone(pool) },
-        masks: mode.map(|mode| collate(mode, &masks)),
+        masks,
         counts: Counts { read, quarantined: quarantined.len() as u64 },
         quarantined,
     }
 }
 
 /// Moves the views that are present to the front and cuts off the rest.
-fn close_gaps(bytes: &mut BytesMut, view_bytes: usize, present: &[bool]) {
+fn close_gaps(bytes: &mut BytesMut, view_bytes: usize, slots: &[Slot]) {
     let mut end = 0;
-    for (place, _) in present.iter().enumerate().filter(|(_, present)| **present) {
+    for (place, _) in slots.iter().enumerate().filter(|(_, slot)| slot.sample.is_some()) {
         let start = place * view_bytes;
         if start != end {
             bytes.copy_within(start..start + view_bytes, end);

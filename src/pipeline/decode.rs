@@ -39,6 +39,8 @@ pub enum Reason {
     TooLarge,
     /// The decoder panicked.
     Panicked,
+    /// Its shard was cut, changed, replaced, deleted or cannot be read.
+    Lost,
 }
 
 impl Reason {
@@ -51,6 +53,7 @@ impl Reason {
             Self::Damaged => "damaged",
             Self::TooLarge => "too_large",
             Self::Panicked => "panicked",
+            Self::Lost => "lost",
         }
     }
 }

@@ -62,27 +62,34 @@ const CONTEXT_TRIES: usize = 20;
 const LAYOUTS: usize = 20;
 
 /// Sizes in patches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct BlockSize {
     pub height: usize,
     pub width: usize,
 }
 
 /// The sizes of a sample's blocks.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sizes {
     pub context: BlockSize,
     pub targets: Vec<BlockSize>,
 }
 
 /// The patches of one sample's blocks, numbered row by row and sorted.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SampleMasks {
     pub context: Vec<u32>,
     pub targets: Vec<Vec<u32>>,
 }
 
-#[derive(Clone, Copy)]
+/// Where blocks lie while a sample's masks are drawn; kept from sample to sample.
+#[derive(Debug, Default)]
+pub struct MaskScratch {
+    sizes: Sizes,
+    targets: Vec<Block>,
+}
+
+#[derive(Clone, Copy, Debug)]
 struct Block {
     top: usize,
     left: usize,
@@ -133,61 +140,110 @@ impl MaskConfig {
     /// How many of a hundred masks leave too little context when they are drawn once.
     fn percent_without_context(&self, grid: usize) -> u64 {
         const MASKS: u64 = 1000;
-        let fails = |mask: &u64| {
+        let (mut scratch, mut context) = (MaskScratch::default(), Vec::new());
+        let mut fails = |mask: &u64| {
             let draws = &mut Draws::new(0, 0, *mask, Purpose::Masks);
-            let sizes = self.sizes(grid, draws);
-            let targets: Vec<_> = sizes.targets.iter().map(|size| self.place(grid, *size, draws)).collect();
-            left_over(grid, self.place(grid, sizes.context, draws), &targets).len() <= self.min_keep
+            self.draw_sizes(grid, draws, &mut scratch.sizes);
+            let MaskScratch { sizes, targets } = &mut scratch;
+            targets.clear();
+            targets.extend(sizes.targets.iter().map(|size| self.place(grid, *size, draws)));
+            left_over(grid, self.place(grid, sizes.context, draws), targets, &mut context);
+            context.len() <= self.min_keep
         };
-        (0..MASKS).filter(fails).count() as u64 * 100 / MASKS
+        (0..MASKS).filter(|mask| fails(mask)).count() as u64 * 100 / MASKS
     }
 
     /// Patches that the smallest context keeps in the last resort of [`MaskConfig::draw`], whatever the targets' size.
     fn least_left_over(&self, grid: usize) -> usize {
         let context = self.size(grid, self.context_scale, [1.0, 1.0], 0.0, 0.0);
-        let left = |target: BlockSize| stacked(grid, context, target, 1).0.len();
+        let left = |target: BlockSize| {
+            let mut patches = Vec::new();
+            let [context, target] = in_opposite_corners(grid, context, target);
+            left_over(grid, context, &[target], &mut patches);
+            patches.len()
+        };
         self.target_sizes(grid).into_iter().map(left).min().unwrap_or(0)
     }
 
+    /// The sizes of the blocks of a whole batch, which it has in shared-size mode.
+    pub fn shared_sizes(&self, grid: usize, draws: &mut Draws) -> Option<Sizes> {
+        (self.mode == MaskMode::SharedSize).then(|| {
+            let mut sizes = Sizes::default();
+            self.draw_sizes(grid, draws, &mut sizes);
+            sizes
+        })
+    }
+
     /// Draws the sizes of the blocks; once per batch in shared-size mode, once per sample otherwise.
-    pub fn sizes(&self, grid: usize, draws: &mut Draws) -> Sizes {
+    fn draw_sizes(&self, grid: usize, draws: &mut Draws, into: &mut Sizes) {
+        into.targets.clear();
         match self.mode {
             MaskMode::SharedSize => {
                 // The authors draw one number for a block and use it for its scale and its ratio.
                 let (target, context) = (draws.unit(), draws.unit());
                 let target = self.size(grid, self.target_scale, self.target_ratio, target, target);
-                let context = self.size(grid, self.context_scale, [1.0, 1.0], context, context);
-                Sizes { context, targets: vec![target; self.target_blocks] }
+                into.context = self.size(grid, self.context_scale, [1.0, 1.0], context, context);
+                into.targets.resize(self.target_blocks, target);
             }
             MaskMode::PerSample => {
-                let target = |draws: &mut Draws| {
+                into.targets.extend((0..self.target_blocks).map(|_| {
                     let (scale, ratio) = (draws.unit(), draws.unit());
                     self.size(grid, self.target_scale, self.target_ratio, scale, ratio)
-                };
-                let targets = (0..self.target_blocks).map(|_| target(draws)).collect();
-                Sizes { context: self.size(grid, self.context_scale, [1.0, 1.0], draws.unit(), 0.0), targets }
+                }));
+                into.context = self.size(grid, self.context_scale, [1.0, 1.0], draws.unit(), 0.0);
             }
         }
     }
 
-    /// Draws the places of a sample's blocks: targets anywhere, then a context that loses their patches.
+    /// Draws the places of a sample's blocks, and their sizes too where the batch has none in common: targets anywhere,
+    /// then a context that loses their patches. What `masks` held is replaced.
     ///
     /// A context that is left with too few patches is drawn again, at times with the targets. The authors give up a
     /// target's claim to its patches in the end, so that context and target overlap; here the targets come to lie on
     /// top of each other instead, which a configuration that passes [`MaskConfig::check`] all but never needs.
-    pub fn draw(&self, grid: usize, sizes: &Sizes, draws: &mut Draws) -> SampleMasks {
+    pub fn draw(
+        &self,
+        grid: usize,
+        shared: Option<&Sizes>,
+        draws: &mut Draws,
+        scratch: &mut MaskScratch,
+        masks: &mut SampleMasks,
+    ) {
+        let MaskScratch { sizes, targets } = scratch;
+        let sizes = match shared {
+            Some(shared) => shared,
+            None => {
+                self.draw_sizes(grid, draws, sizes);
+                sizes
+            }
+        };
+        masks.reserve(self.most_patches(grid), self.target_blocks);
         for _ in 0..LAYOUTS {
-            let targets: Vec<_> = sizes.targets.iter().map(|size| self.place(grid, *size, draws)).collect();
+            targets.clear();
+            targets.extend(sizes.targets.iter().map(|size| self.place(grid, *size, draws)));
             for _ in 0..CONTEXT_TRIES {
-                let context = left_over(grid, self.place(grid, sizes.context, draws), &targets);
-                if context.len() > self.min_keep {
-                    return SampleMasks::new(grid, context, &targets);
+                left_over(grid, self.place(grid, sizes.context, draws), targets, &mut masks.context);
+                if masks.context.len() > self.min_keep {
+                    return masks.set_targets(grid, targets);
                 }
             }
         }
         let size = sizes.targets.first().copied().unwrap_or(sizes.context);
-        let (context, targets) = stacked(grid, sizes.context, size, sizes.targets.len());
-        SampleMasks::new(grid, context, &targets)
+        let [context, target] = in_opposite_corners(grid, sizes.context, size);
+        targets.fill(target);
+        left_over(grid, context, targets, &mut masks.context);
+        masks.set_targets(grid, targets);
+    }
+
+    /// The most patches that a context and a target block can have.
+    pub(super) fn most_patches(&self, grid: usize) -> [usize; 2] {
+        let most = |scale: f64, ratio: [f64; 2]| {
+            let keep = (grid * grid) as f64 * scale;
+            // Rounding adds half a patch to a side at most, and the longer the block the more patches that makes.
+            let patches = |ratio: f64| ((keep * ratio).sqrt() + 0.5) * ((keep / ratio).sqrt() + 0.5);
+            (ratio.map(patches).into_iter().fold(0.0, f64::max) as usize).min(grid * grid)
+        };
+        [most(self.context_scale[1], [1.0, 1.0]), most(self.target_scale[1], self.target_ratio)]
     }
 
     fn check_ranges(&self) -> Result<(), MaskError> {
@@ -250,18 +306,17 @@ fn drawn() -> impl Iterator<Item = f64> + Clone {
     (0..=STEPS).map(|step| f64::from(step) / f64::from(STEPS))
 }
 
-/// Context and target blocks in opposite corners, the targets on top of each other.
-fn stacked(grid: usize, context: BlockSize, target: BlockSize, blocks: usize) -> (Vec<u32>, Vec<Block>) {
-    let targets = vec![Block { top: 0, left: 0, size: target }; blocks];
+/// A context and a target block as far apart as can be.
+fn in_opposite_corners(grid: usize, context: BlockSize, target: BlockSize) -> [Block; 2] {
     let (top, left) = (grid.saturating_sub(context.height), grid.saturating_sub(context.width));
-    let context = Block { top, left, size: context };
-    (left_over(grid, context, &targets), targets)
+    [Block { top, left, size: context }, Block { top: 0, left: 0, size: target }]
 }
 
-/// The numbers of the patches of `context` that no target holds.
-fn left_over(grid: usize, context: Block, targets: &[Block]) -> Vec<u32> {
+/// Puts the numbers of the patches of `context` that no target holds into `into`.
+fn left_over(grid: usize, context: Block, targets: &[Block], into: &mut Vec<u32>) {
     let free = |(row, column): &(usize, usize)| !targets.iter().any(|target| target.holds(*row, *column));
-    context.places().filter(free).map(|place| number(grid, place)).collect()
+    into.clear();
+    into.extend(context.places().filter(free).map(|place| number(grid, place)));
 }
 
 fn number(grid: usize, (row, column): (usize, usize)) -> u32 {
@@ -269,30 +324,43 @@ fn number(grid: usize, (row, column): (usize, usize)) -> u32 {
 }
 
 impl SampleMasks {
-    fn new(grid: usize, context: Vec<u32>, targets: &[Block]) -> Self {
-        let patches = |target: &Block| target.places().map(|place| number(grid, place)).collect();
-        Self { context, targets: targets.iter().map(patches).collect() }
+    /// Takes the memory for the largest blocks there can be at once, so that it never grows.
+    fn reserve(&mut self, [context, target]: [usize; 2], blocks: usize) {
+        self.context.clear();
+        self.context.reserve_exact(context);
+        self.targets.resize_with(blocks, Vec::new);
+        for patches in &mut self.targets {
+            patches.clear();
+            patches.reserve_exact(target);
+        }
+    }
+
+    fn set_targets(&mut self, grid: usize, targets: &[Block]) {
+        for (patches, target) in self.targets.iter_mut().zip(targets) {
+            patches.extend(target.places().map(|place| number(grid, place)));
+        }
     }
 }
 
 /// Brings the masks of a batch into rows of one width: cut to the shortest in shared-size mode, padded otherwise.
 ///
 /// Cutting takes the patches with the highest numbers, which lie at the bottom, as in the authors' code.
-pub fn collate(mode: MaskMode, samples: &[SampleMasks]) -> Masks {
-    let blocks = samples.iter().map(|sample| sample.targets.len()).min().unwrap_or(0);
-    let context: Vec<_> = samples.iter().map(|sample| sample.context.as_slice()).collect();
-    let targets: Vec<Vec<_>> =
-        (0..blocks).map(|block| samples.iter().map(|sample| sample.targets[block].as_slice()).collect()).collect();
-    let width = |rows: &mut dyn Iterator<Item = &[u32]>| match mode {
-        MaskMode::SharedSize => rows.map(<[u32]>::len).min(),
-        MaskMode::PerSample => rows.map(<[u32]>::len).max(),
+pub fn collate<'a>(mode: MaskMode, samples: impl Iterator<Item = &'a SampleMasks> + Clone) -> Masks {
+    let blocks = samples.clone().map(|sample| sample.targets.len()).min().unwrap_or(0);
+    let width = |rows: &mut dyn Iterator<Item = &'a [u32]>| match mode {
+        MaskMode::SharedSize => rows.map(<[u32]>::len).min().unwrap_or(0),
+        MaskMode::PerSample => rows.map(<[u32]>::len).max().unwrap_or(0),
     };
-    // The authors cut the targets to the shortest of all blocks.
-    let shared = width(&mut targets.iter().flatten().copied());
-    let target = |rows: &Vec<&[u32]>| match mode {
-        MaskMode::SharedSize => Indices::new(rows, shared.unwrap_or(0)),
-        MaskMode::PerSample => Indices::new(rows, width(&mut rows.iter().copied()).unwrap_or(0)),
+    let context = samples.clone().map(|sample| sample.context.as_slice());
+    let all = || samples.clone().flat_map(|sample| sample.targets[..blocks].iter().map(Vec::as_slice));
+    let target = |block: usize| {
+        let rows = samples.clone().map(move |sample| sample.targets[block].as_slice());
+        // The authors cut the targets to the shortest of all blocks.
+        let width = if mode == MaskMode::SharedSize { width(&mut all()) } else { width(&mut rows.clone()) };
+        Indices::new(rows, width)
     };
-    let context_width = width(&mut context.iter().copied()).unwrap_or(0);
-    Masks { context: Indices::new(&context, context_width), targets: targets.iter().map(target).collect() }
+    Masks {
+        context: Indices::new(context.clone(), width(&mut context.clone())),
+        targets: (0..blocks).map(target).collect(),
+    }
 }

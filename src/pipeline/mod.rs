@@ -8,6 +8,8 @@
 //!    ▲                   (bounded)            (bounded)      │
 //!    └───────────────── room for a batch ◀───────────────────┘
 //! ```
+//!
+//! Once as much as fits is in flight, no memory is taken per sample: buffers go round between a pool and their users.
 
 pub mod augment;
 mod batch;
@@ -15,6 +17,7 @@ pub mod decode;
 pub mod jpeg;
 pub mod mask;
 pub mod ppm;
+pub mod queue;
 mod read;
 pub mod saccade;
 pub mod shrink;
@@ -38,10 +41,12 @@ pub use self::decode::Reason;
 pub use self::jpeg::{DecodeConfig, JpegDecoder};
 pub use self::mask::{MaskConfig, MaskError, MaskMode};
 pub use self::saccade::{SaccadeConfig, SaccadeError};
-pub use self::spec::{Order, StreamConfig, StreamSpec, bytes_in_flight};
+pub use self::spec::{OnLostShard, Order, Probe, StreamConfig, StreamSpec, bytes_in_flight};
 
 use self::batch::Pool;
-use self::read::{Job, Planner, Reader, Stall};
+use self::queue::{OrderedQueue, QueueMeters};
+use self::read::{Job, Planner, Reader};
+use self::spec::usual_sample;
 use self::work::{Meters, Shared, Worker};
 use crate::shard::{ReadError, ShardSet};
 use crate::telemetry::{Queue, QueueMeter, Stage, Telemetry};
@@ -93,7 +98,7 @@ pub struct Pipeline {
     steps: Range<u64>,
     account: Account,
     room: Arc<Semaphore>,
-    jobs: Receiver<Job>,
+    jobs: Arc<OrderedQueue<Job>>,
     finished: Receiver<Finished>,
     /// Batches that came before their turn.
     early: BTreeMap<u64, Result<Batch, PipelineError>>,
@@ -120,10 +125,8 @@ impl Pipeline {
         config.check()?;
         let steps = spec.steps_within(steps, set.len());
         let spec = Arc::new(spec);
-        let pool = Arc::new(Pool::new(config.batches_in_flight(), config.samples_in_flight()));
-        let stall = Arc::new(Stall::default());
+        let pool = Arc::new(Pool::new(config.batches_in_flight(), config.samples_in_flight(), usual_sample(&set)));
         let room = Arc::new(Semaphore::new(config.batches_ahead.min(Semaphore::MAX_PERMITS)));
-        let (job_sender, jobs) = bounded(config.jobs_ahead());
         // One entry per batch that has room, so that a worker never waits to hand one over.
         let (finished_sender, finished) = bounded(config.batches_ahead);
         let meters = Meters {
@@ -132,14 +135,19 @@ impl Pipeline {
             augment: telemetry.stage(Stage::Augment),
             mask: telemetry.stage(Stage::Mask),
             batch: telemetry.stage(Stage::Batch),
-            read_queue: telemetry.queue(Queue::Read, config.jobs_ahead()),
             batch_queue: telemetry.queue(Queue::Batches, config.batches_ahead),
         };
+        let waiting = QueueMeters {
+            depth: telemetry.queue(Queue::Read, config.jobs_ahead()),
+            starved: meters.decode.clone(),
+            blocked: meters.batch.clone(),
+        };
+        let jobs = Arc::new(OrderedQueue::new(config.jobs_ahead(), waiting));
         let mut pipeline = Self {
             steps: steps.clone(),
             account: Account { counts, most: config.max_bad_share, bad: BTreeMap::new(), left_over: Vec::new() },
             room: Arc::clone(&room),
-            jobs: jobs.clone(),
+            jobs: Arc::clone(&jobs),
             finished,
             early: BTreeMap::new(),
             queue: meters.batch_queue.clone(),
@@ -147,24 +155,25 @@ impl Pipeline {
             workers: Vec::new(),
         };
         let planner = Planner::new(Arc::clone(&set), Arc::clone(&spec), Arc::clone(&pool), steps);
-        let reader = Reader {
+        let reader = Arc::new(Reader {
             set: Arc::clone(&set),
+            spec: Arc::clone(&spec),
+            pool: Arc::clone(&pool),
             planner: Arc::new(Mutex::new(planner)),
             room,
-            stall: Arc::clone(&stall),
-            jobs: job_sender,
+            jobs: Arc::clone(&jobs),
             finished: finished_sender.clone(),
             meter: telemetry.stage(Stage::Read),
-            queue: meters.read_queue.clone(),
-        };
-        let shared = Shared { set, spec, pool, stall, jobs, finished: finished_sender, meters };
+            probe: config.probe,
+        });
+        let shared = Shared { set, spec, pool, jobs, finished: finished_sender, meters, probe: config.probe };
         for number in 0..config.workers {
             let worker = Worker::new(shared.clone());
             let thread = std::thread::Builder::new().name(format!("saccade-work-{number}"));
             let thread = thread.spawn(|| worker.run()).map_err(|source| PipelineError::Thread { number, source })?;
             pipeline.workers.push(thread);
         }
-        pipeline.tasks.extend((0..config.reads).map(|_| runtime.spawn(reader.clone().run())));
+        pipeline.tasks.extend((0..config.reads).map(|_| runtime.spawn(Arc::clone(&reader).run())));
         Ok(pipeline)
     }
 
@@ -211,8 +220,6 @@ impl Pipeline {
         self.jobs.close();
         self.finished.close();
         self.early.clear();
-        // A closed channel still gives out what is in it.
-        while self.jobs.try_recv().is_ok() {}
         for task in self.tasks.drain(..) {
             task.abort();
         }

@@ -1,26 +1,25 @@
 //! Positions of the stream → `Job`: a sample's bytes, and the place in a batch that its pixels go to.
 //!
 //! Tasks take groups of coming samples in order and read each group in one go; no group is read for a batch that has no
-//! room yet, which is what bounds the memory of the whole pipeline.
+//! room yet, which is what bounds the memory of the whole pipeline. A sample's bytes come from the pool and go back to
+//! it, and a group is handed to a blocking thread with one allocation, so none is made per sample.
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Instant;
 
 use async_channel::Sender;
 use bytes::BytesMut;
 use tokio::sync::{OwnedMutexGuard, Semaphore};
 
 use super::batch::{Open, Pool};
-use super::mask::{MaskMode, Sizes};
-use super::{Finished, Order, PipelineError, StreamSpec};
+use super::mask::Sizes;
+use super::queue::OrderedQueue;
+use super::spec::Probe;
+use super::{Finished, OnLostShard, Order, PipelineError, StreamSpec};
 use crate::draws::{Draws, Purpose};
-use crate::shard::{EpochOrder, ShardSet};
-use crate::telemetry::{QueueMeter, StageMeter};
-
-/// Samples that are read in one go. Handing work to a blocking thread costs about 15 µs, a sixtieth of that is less
-/// than a thousandth of what it takes to decode a sample.
-pub(super) const GROUP: usize = 16;
+use crate::shard::{EpochOrder, ReadError, ShardSet};
+use crate::telemetry::{Activity, Spell, Stage, StageMeter};
 
 /// Draws that belong to a step are keyed on this in an epoch's place, so that no sample shares their generator.
 const NO_EPOCH: u64 = u64::MAX;
@@ -33,6 +32,8 @@ pub(super) struct Job {
     pub epoch: u64,
     pub sample: u32,
     pub bytes: Vec<u8>,
+    /// Why there are no bytes.
+    pub lost: Option<ReadError>,
     pub pixels: BytesMut,
 }
 
@@ -68,39 +69,36 @@ impl Planner {
         self.filling.is_none()
     }
 
-    /// The next samples, all of one batch; their bytes are still to be read.
-    fn group(&mut self) -> Vec<Job> {
-        let Some(mut filling) = self.filling.take().or_else(|| self.begin()) else {
-            return Vec::new();
-        };
-        let end = filling.count.min(filling.place + GROUP);
+    /// Puts the next samples, all of one batch, into `group`; their bytes are still to be read.
+    fn group(&mut self, group: &mut Vec<Job>) {
+        group.clear();
+        let Some(mut filling) = self.filling.take().or_else(|| self.begin()) else { return };
+        let end = filling.count.min(filling.place + self.spec.group());
         let places = std::mem::replace(&mut filling.place, end)..end;
-        let jobs = places.map(|place| self.job(&mut filling, place)).collect();
+        group.extend(places.map(|place| self.job(&mut filling, place)));
         if filling.place < filling.count {
             self.filling = Some(filling);
         }
-        jobs
     }
 
     fn begin(&mut self) -> Option<Filling> {
         let step = self.steps.next()?;
         let count = self.spec.samples_of(step, self.set.len());
-        let (epoch, _) = self.position(step, 0);
+        let (epoch, _) = self.sample_at(step, 0);
         let pixels = self.pool.take_batch(count * self.spec.augment.view_bytes());
-        let open = Arc::new(Open::new(step, epoch, self.shared_sizes(step), count));
+        let open = Arc::new(Open::new(step, epoch, self.shared_sizes(step), self.pool.take_slots(count)));
         Some(Filling { open, place: 0, count, pixels })
     }
 
     fn job(&mut self, filling: &mut Filling, place: usize) -> Job {
-        let (epoch, sample) = self.position(filling.open.step, place);
+        let (epoch, sample) = self.sample_at(filling.open.step, place);
         let pixels = filling.pixels.split_to(self.spec.augment.view_bytes());
-        let bytes = self.pool.take_sample();
-        Job { open: Arc::clone(&filling.open), place, epoch, sample, bytes, pixels }
+        Job { open: Arc::clone(&filling.open), place, epoch, sample, bytes: Vec::new(), lost: None, pixels }
     }
 
     /// Epoch and sample at a place of a step's batch.
-    fn position(&mut self, step: u64, place: usize) -> (u64, u32) {
-        let position = step * self.spec.batch as u64 + place as u64;
+    fn sample_at(&mut self, step: u64, place: usize) -> (u64, u32) {
+        let position = self.spec.position(step, place);
         let len = self.set.len() as u64;
         match self.spec.order {
             Order::InOrder { every } => (0, (position * every as u64) as u32),
@@ -117,67 +115,50 @@ impl Planner {
     fn shared_sizes(&self, step: u64) -> Option<Sizes> {
         let (config, grid) = self.spec.mask.as_ref()?;
         let mut draws = Draws::new(self.spec.order.seed(), NO_EPOCH, step, Purpose::Masks);
-        (config.mode == MaskMode::SharedSize).then(|| config.sizes(*grid, &mut draws))
+        config.shared_sizes(*grid, &mut draws)
     }
 }
 
-/// How long reading has waited for room in a batch, so that workers can tell that from waiting for a disk.
-#[derive(Default)]
-pub(super) struct Stall(Mutex<(Duration, Option<Instant>)>);
-
-impl Stall {
-    pub fn total(&self) -> Duration {
-        let (total, since) = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        total + since.map_or(Duration::ZERO, |since| since.elapsed())
-    }
-
-    fn begin(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).1 = Some(Instant::now());
-    }
-
-    fn end(&self) {
-        let mut stall = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let since = stall.1.take();
-        stall.0 += since.map_or(Duration::ZERO, |since| since.elapsed());
-    }
-}
-
-/// What the read tasks share.
-#[derive(Clone)]
+/// What the read tasks share; the stream's jobs end with it.
 pub(super) struct Reader {
     pub set: Arc<ShardSet>,
+    pub spec: Arc<StreamSpec>,
+    pub pool: Arc<Pool>,
     pub planner: Arc<tokio::sync::Mutex<Planner>>,
     /// One per batch that may be begun.
     pub room: Arc<Semaphore>,
-    pub stall: Arc<Stall>,
-    pub jobs: Sender<Job>,
+    pub jobs: Arc<OrderedQueue<Job>>,
     pub finished: Sender<Finished>,
     pub meter: StageMeter,
-    pub queue: QueueMeter,
+    pub probe: Probe,
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.jobs.end();
+    }
 }
 
 impl Reader {
     /// Reads until the stream or the pipeline ends.
-    pub async fn run(self) {
-        loop {
-            let start = Instant::now();
-            let Some(planner) = self.turn().await else { return };
-            self.meter.blocked(start.elapsed());
-            let reader = self.clone();
-            let Ok(jobs) = tokio::task::spawn_blocking(move || reader.read(planner)).await else {
+    pub async fn run(self: Arc<Self>) {
+        let (mut group, mut spell) = (Vec::with_capacity(self.spec.group()), self.meter.spell(Activity::Blocked));
+        while let Some(planner) = self.turn().await {
+            spell.turn_to(Activity::Busy);
+            let reader = Arc::clone(&self);
+            // The group's memory and the spell come back, so that the next group needs none of its own.
+            let read = tokio::task::spawn_blocking(move || {
+                reader.read(planner, &mut group, &mut spell);
+                (group, spell)
+            });
+            let Ok(back) = read.await else {
                 // The runtime is going down, or reading panicked: without this the consumer would wait for ever.
                 self.jobs.close();
                 self.finished.close();
                 return;
             };
-            let start = Instant::now();
-            for job in jobs {
-                if self.jobs.send(job).await.is_err() {
-                    return;
-                }
-                self.queue.depth(self.jobs.len());
-            }
-            self.meter.blocked(start.elapsed());
+            (group, spell) = back;
+            spell.turn_to(Activity::Blocked);
         }
     }
 
@@ -191,34 +172,50 @@ impl Reader {
             let room = match self.room.try_acquire() {
                 Ok(room) => room,
                 Err(_) => {
-                    self.stall.begin();
-                    let room = self.room.acquire().await;
-                    self.stall.end();
-                    room.ok()?
+                    self.jobs.wants_room();
+                    self.room.acquire().await.ok()?
                 }
             };
             // The consumer's side adds it again when it hands the batch out.
             room.forget();
         }
+        self.jobs.begin_reading();
         Some(planner)
     }
 
-    fn read(&self, mut planner: OwnedMutexGuard<Planner>) -> Vec<Job> {
-        let start = Instant::now();
-        let mut jobs = planner.group();
+    /// Each sample goes to the workers as soon as it is there. They never wait for anything but jobs, so there will be
+    /// room for it.
+    fn read(&self, mut planner: OwnedMutexGuard<Planner>, group: &mut Vec<Job>, spell: &mut Spell) {
+        planner.group(group);
         drop(planner);
-        self.meter.busy(start.elapsed());
-        for job in &mut jobs {
-            let start = Instant::now();
-            if let Err(source) = self.set.read(job.sample, &mut job.bytes) {
+        for mut job in group.drain(..) {
+            if !self.fetch(&mut job) {
+                break;
+            }
+            let position = self.spec.position(job.open.step, job.place);
+            if !self.jobs.put(position, job, spell) {
+                break;
+            }
+        }
+        self.jobs.end_reading();
+    }
+
+    /// Reads a sample's bytes; false when its shard is lost and that ends the stream.
+    fn fetch(&self, job: &mut Job) -> bool {
+        let start = Instant::now();
+        self.probe.at(Stage::Read, job.sample);
+        job.bytes = self.pool.take_sample(self.set.sample(job.sample).length);
+        match (self.set.read(job.sample, &mut job.bytes), self.spec.on_lost_shard) {
+            (Ok(()), _) => self.meter.finished(start.elapsed(), job.bytes.len() as u64),
+            (Err(lost), OnLostShard::Skip) => job.lost = Some(lost),
+            (Err(source), OnLostShard::Stop) => {
                 let step = job.open.step;
                 if job.open.settle() {
                     let _ = self.finished.try_send(Finished { step, batch: Err(PipelineError::Read { step, source }) });
                 }
-                return Vec::new();
+                return false;
             }
-            self.meter.sample(start.elapsed(), job.bytes.len() as u64);
         }
-        jobs
+        true
     }
 }

@@ -1,14 +1,17 @@
 //! What a stream is, and what it takes: the first decides every byte, the second only how fast they come.
 
+use std::fmt;
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
 use super::PipelineError;
 use super::augment::AugmentConfig;
+use super::batch::SAMPLE_END;
 use super::jpeg::{DecodeConfig, JpegDecoder};
 use super::mask::MaskConfig;
-use super::read::GROUP;
+use crate::shard::ShardSet;
+use crate::telemetry::Stage;
 
 /// How much is done at once. Nothing here changes a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
@@ -22,6 +25,53 @@ pub struct StreamConfig {
     pub reads: usize,
     /// Share of bad samples above which the stream ends, judged after the first hundred.
     pub max_bad_share: f64,
+    /// For tests alone: no file can set it.
+    #[doc(hidden)]
+    #[serde(skip)]
+    pub probe: Probe,
+}
+
+/// What a test does whenever a stage takes up a sample: it may note it, or take its time. Costs nothing when unset.
+#[derive(Clone, Copy, Default)]
+pub struct Probe(Option<&'static (dyn Fn(Stage, u32) + Sync)>);
+
+impl Probe {
+    pub fn new(probe: &'static (dyn Fn(Stage, u32) + Sync)) -> Self {
+        Self(Some(probe))
+    }
+
+    /// At the stage that batches are put together, the sample is the batch's last.
+    pub(super) fn at(self, stage: Stage, sample: u32) {
+        if let Some(probe) = self.0 {
+            probe(stage, sample);
+        }
+    }
+}
+
+/// A probe changes no batch, so that two configurations are the same with any.
+impl PartialEq for Probe {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl fmt::Debug for Probe {
+    fn fmt(&self, text: &mut fmt::Formatter<'_>) -> fmt::Result {
+        text.write_str(if self.0.is_some() { "Probe(set)" } else { "Probe(unset)" })
+    }
+}
+
+/// What happens when a shard is cut, changed, replaced, deleted or unreadable while it is streamed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnLostShard {
+    /// The stream ends with an error that names the shard.
+    #[default]
+    Stop,
+    /// Its samples are bad samples: quarantined as lost, replaced by others that the seed determines, and counted in
+    /// the share of bad ones. While no shard is lost the stream is the same as with `Stop`; from then on it depends on
+    /// how far reading had come, and no other run sees the same.
+    Skip,
 }
 
 /// Which samples come, and in what order.
@@ -53,6 +103,7 @@ pub struct StreamSpec {
     pub augment: AugmentConfig,
     /// With the patches a side of the grid.
     pub mask: Option<(MaskConfig, usize)>,
+    pub on_lost_shard: OnLostShard,
 }
 
 /// Sizes beyond these are slips, and their products must not overflow.
@@ -86,6 +137,20 @@ impl StreamSpec {
             mask.check(*grid)?;
         }
         Ok(())
+    }
+
+    /// Place in the stream of a place in a step's batch.
+    pub(super) fn position(&self, step: u64, place: usize) -> u64 {
+        step * self.batch as u64 + place as u64
+    }
+
+    /// Samples that are read in one go. Handing work to a blocking thread costs about 15 µs and an allocation: a
+    /// sixteenth of that is a thousandth of what it takes to decode a sample, and a batch has no more than sixteen
+    /// allocations of it, however large it is.
+    pub(super) fn group(&self) -> usize {
+        const LEAST: usize = 16;
+        const GROUPS: usize = 16;
+        self.batch.div_ceil(GROUPS).max(LEAST)
     }
 
     /// Those of `steps` that have samples.
@@ -127,30 +192,43 @@ impl StreamConfig {
         self.batches_ahead.saturating_add(1)
     }
 
-    /// Samples that are read and wait for a worker: enough that no worker waits for a group to come in.
+    /// Samples that are read and wait for a worker: enough that no worker waits while a group begins.
     pub(super) fn jobs_ahead(&self) -> usize {
         /// Samples in the queue per worker.
         const PER_WORKER: usize = 4;
-        self.workers.saturating_mul(PER_WORKER).max(GROUP)
+        const LEAST: usize = 16;
+        self.workers.saturating_mul(PER_WORKER).max(LEAST)
     }
 
     /// Samples whose bytes are in memory: being read, waiting, or in a worker's hands.
     pub(super) fn samples_in_flight(&self) -> usize {
-        self.reads.saturating_mul(GROUP).saturating_add(self.jobs_ahead()).saturating_add(self.workers)
+        self.reads.saturating_add(self.jobs_ahead()).saturating_add(self.workers)
     }
 }
 
 /// The most bytes that the queues and buffers of a stream hold together, where the largest sample of the set has
 /// `largest_sample`. An image that is being decoded comes on top of that, one per worker.
 pub fn bytes_in_flight(spec: &StreamSpec, config: &StreamConfig, largest_sample: u64) -> u64 {
-    let patches = spec.mask.as_ref().map_or(0, |(mask, grid)| {
-        let blocks = mask.target_blocks.saturating_add(1);
-        grid.saturating_mul(*grid).saturating_mul(blocks).saturating_mul(size_of::<u32>())
-    });
-    let per_sample = spec.augment.view_bytes().saturating_add(patches);
+    let per_sample = spec.augment.view_bytes().saturating_add(spec.mask.as_ref().map_or(0, |(mask, grid)| {
+        let [context, target] = mask.most_patches(*grid);
+        let patches = target.saturating_mul(mask.target_blocks).saturating_add(context);
+        // Once as they are drawn, and once side by side in the batch.
+        patches.saturating_mul(2 * size_of::<u32>())
+    }));
     let batches = config.batches_in_flight().saturating_mul(spec.batch).saturating_mul(per_sample);
-    let samples = (config.samples_in_flight() as u64).saturating_mul(largest_sample);
+    let samples = (config.samples_in_flight() as u64).saturating_mul(largest_sample.saturating_add(SAMPLE_END as u64));
     samples.saturating_add(batches as u64)
+}
+
+/// The bytes that all but about a hundredth of a set's samples do not exceed.
+pub(super) fn usual_sample(set: &ShardSet) -> u64 {
+    /// Enough to know the hundredth well, and few beside what a run reads.
+    const LOOKED_AT: usize = 4096;
+    let every = set.len().div_ceil(LOOKED_AT).max(1);
+    let mut lengths: Vec<u64> = (0..set.len() as u32).step_by(every).map(|number| set.sample(number).length).collect();
+    let place = lengths.len() * 99 / 100;
+    lengths.sort_unstable();
+    lengths.get(place).copied().unwrap_or(0)
 }
 
 fn setting(key: &'static str, value: impl ToString, why: &'static str) -> PipelineError {

@@ -5,19 +5,21 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use async_channel::{Receiver, Sender, TryRecvError};
+use async_channel::Sender;
 
 use super::augment::{Crop, Resampler, flip};
 use super::batch::{Open, Pool, Quarantined, Slot, assemble};
-use super::decode::{Decoder, Reason, Unusable, header};
-use super::mask::SampleMasks;
-use super::read::{Job, Stall};
-use super::{Finished, Order, PipelineError, StreamSpec};
+use super::decode::{Decoder, Reason, Region, Unusable, header};
+use super::mask::MaskScratch;
+use super::queue::OrderedQueue;
+use super::read::Job;
+use super::spec::Probe;
+use super::{Finished, OnLostShard, Order, PipelineError, StreamSpec};
 use crate::draws::{Draws, Purpose};
-use crate::shard::ShardSet;
-use crate::telemetry::{QueueMeter, StageMeter};
+use crate::shard::{ReadError, ShardSet};
+use crate::telemetry::{QueueMeter, Stage, StageMeter};
 
 /// Samples that are tried in a bad one's place before its data set is given up.
 const REPLACEMENTS: u64 = 100;
@@ -31,7 +33,6 @@ pub(super) struct Meters {
     pub augment: StageMeter,
     pub mask: StageMeter,
     pub batch: StageMeter,
-    pub read_queue: QueueMeter,
     pub batch_queue: QueueMeter,
 }
 
@@ -41,16 +42,34 @@ pub(super) struct Shared {
     pub set: Arc<ShardSet>,
     pub spec: Arc<StreamSpec>,
     pub pool: Arc<Pool>,
-    pub stall: Arc<Stall>,
-    pub jobs: Receiver<Job>,
+    pub jobs: Arc<OrderedQueue<Job>>,
     pub finished: Sender<Finished>,
     pub meters: Meters,
+    pub probe: Probe,
 }
 
 pub(super) struct Worker {
     shared: Shared,
     decoder: Decoder,
     resampler: Resampler,
+    masks: MaskScratch,
+    /// What is being filled; exchanged for a used one when it is full.
+    slot: Slot,
+    laps: Laps,
+}
+
+/// Each moment of a worker goes to one stage.
+struct Laps {
+    /// Up to when its time is counted.
+    counted: Instant,
+}
+
+impl Laps {
+    /// The time since it was counted last.
+    fn next(&mut self) -> Duration {
+        let now = Instant::now();
+        now.saturating_duration_since(std::mem::replace(&mut self.counted, now))
+    }
 }
 
 /// A worker that panics would leave its batch unfinished for ever, so it closes the pipeline instead.
@@ -68,47 +87,34 @@ impl Drop for CloseOnPanic {
 impl Worker {
     pub fn new(shared: Shared) -> Self {
         let decoder = Decoder::new(shared.spec.decode);
-        Self { shared, decoder, resampler: Resampler::default() }
+        let (resampler, masks, slot) = Default::default();
+        Self { shared, decoder, resampler, masks, slot, laps: Laps { counted: Instant::now() } }
     }
 
     /// Works until there are no more jobs.
     pub fn run(mut self) {
         let _guard = CloseOnPanic(self.shared.clone());
-        while let Some(job) = self.next() {
+        let jobs = Arc::clone(&self.shared.jobs);
+        while let Some((job, waited)) = jobs.take() {
+            let handed_over = self.laps.next().saturating_sub(waited);
+            self.shared.meters.decode.busy(handed_over);
             if job.open.is_settled() {
                 continue;
             }
-            let (open, place) = (Arc::clone(&job.open), job.place);
+            let (open, place, sample) = (Arc::clone(&job.open), job.place, job.sample);
             match self.slot(job) {
-                Ok(slot) => self.fill(&open, place, slot),
+                Ok(()) => self.fill(&open, place, sample),
                 Err(error) => self.fail(&open, error),
             }
+            let took = self.laps.next();
+            self.shared.meters.batch.busy(took);
         }
     }
 
-    fn next(&self) -> Option<Job> {
-        let Shared { jobs, stall, meters, .. } = &self.shared;
-        let job = match jobs.try_recv() {
-            Ok(job) => job,
-            Err(TryRecvError::Closed) => return None,
-            Err(TryRecvError::Empty) => {
-                let (start, stalled) = (Instant::now(), stall.total());
-                let job = jobs.recv_blocking().ok()?;
-                let waited = start.elapsed();
-                let blocked = stall.total().saturating_sub(stalled).min(waited);
-                meters.batch.blocked(blocked);
-                meters.decode.starved(waited - blocked);
-                job
-            }
-        };
-        meters.read_queue.depth(jobs.len());
-        Some(job)
-    }
-
-    fn fill(&self, open: &Open, place: usize, slot: Slot) {
-        let start = Instant::now();
-        let Some(slots) = open.fill(place, slot) else { return };
-        let Shared { spec, pool, finished, meters, .. } = &self.shared;
+    fn fill(&mut self, open: &Open, place: usize, sample: u32) {
+        let Some(slots) = open.fill(place, &mut self.slot) else { return };
+        let Shared { spec, pool, finished, meters, probe, .. } = &self.shared;
+        probe.at(Stage::Batch, sample);
         let mode = spec.mask.as_ref().map(|(config, _)| config.mode);
         let batch = assemble(open, slots, mode, pool);
         meters.batch.samples(batch.samples.len() as u64);
@@ -116,7 +122,6 @@ impl Worker {
         // There is room for every batch that may be begun; a closed pipeline wants none.
         let _ = finished.try_send(Finished { step: open.step, batch: Ok(batch) });
         meters.batch_queue.depth(finished.len());
-        meters.batch.busy(start.elapsed());
     }
 
     fn fail(&self, open: &Open, error: PipelineError) {
@@ -125,26 +130,33 @@ impl Worker {
         }
     }
 
-    fn slot(&mut self, mut job: Job) -> Result<Slot, PipelineError> {
-        let first = self.view(&mut job);
-        let mut slot = Slot { pixels: Default::default(), sample: None, masks: None, quarantined: Vec::new(), read: 1 };
+    /// Fills the worker's slot.
+    fn slot(&mut self, mut job: Job) -> Result<(), PipelineError> {
+        self.slot.quarantined.clear();
+        (self.slot.sample, self.slot.read) = (None, 1);
+        let first = match job.lost.take() {
+            Some(error) => Err(lost(&error)),
+            None => self.view(&mut job),
+        };
         match first {
-            Ok(()) => slot.sample = Some(self.labelled(job.sample)),
+            Ok(()) => self.slot.sample = Some(self.labelled(job.sample)),
             Err(unusable) => {
-                slot.quarantined.push(self.quarantine(&job, job.sample, unusable));
+                self.quarantine(&job, job.sample, unusable);
                 if let Order::Shuffled { seed, .. } = self.shared.spec.order {
-                    self.replace(seed, &mut job, &mut slot)?;
+                    self.replace(seed, &mut job)?;
                 }
             }
         }
-        slot.masks = slot.sample.and_then(|_| self.masks(&job));
-        slot.pixels = job.pixels;
+        if self.slot.sample.is_some() {
+            self.masks(&job);
+        }
+        self.slot.pixels = job.pixels;
         self.shared.pool.give_sample(job.bytes);
-        Ok(slot)
+        Ok(())
     }
 
     /// Tries samples that the seed determines until one is good.
-    fn replace(&mut self, seed: u64, job: &mut Job, slot: &mut Slot) -> Result<(), PipelineError> {
+    fn replace(&mut self, seed: u64, job: &mut Job) -> Result<(), PipelineError> {
         let mut draws = Draws::new(seed, job.epoch, u64::from(job.sample), Purpose::Replacement);
         let mut tried = vec![job.sample];
         for _ in 0..REPLACEMENTS {
@@ -153,18 +165,19 @@ impl Worker {
                 continue;
             }
             tried.push(sample);
-            let (step, start) = (job.open.step, Instant::now());
-            self.shared.set.read(sample, &mut job.bytes).map_err(|source| PipelineError::Read { step, source })?;
-            self.shared.meters.read.sample(start.elapsed(), job.bytes.len() as u64);
-            slot.read += 1;
-            match self.view(job) {
+            self.slot.read += 1;
+            let viewed = match self.read(sample, job)? {
+                Some(unusable) => Err(unusable),
+                None => self.view(job),
+            };
+            match viewed {
                 Ok(()) => {
-                    slot.sample = Some(self.labelled(sample));
+                    self.slot.sample = Some(self.labelled(sample));
                     let key = self.shared.set.sample(sample).key;
-                    slot.quarantined.iter_mut().for_each(|bad| bad.replaced_by = key.to_owned());
+                    self.slot.quarantined.iter_mut().for_each(|bad| bad.replaced_by = key.to_owned());
                     return Ok(());
                 }
-                Err(unusable) => slot.quarantined.push(self.quarantine(job, sample, unusable)),
+                Err(unusable) => self.quarantine(job, sample, unusable),
             }
         }
         let planned = self.shared.set.sample(job.sample);
@@ -172,19 +185,36 @@ impl Worker {
             key: planned.key.to_owned(),
             shard: planned.shard.to_owned(),
             tries: tried.len() as u64 - 1,
-            samples: std::mem::take(&mut slot.quarantined),
+            samples: std::mem::take(&mut self.slot.quarantined),
         })
+    }
+
+    /// Reads another sample into the job; what is wrong with it where its shard is lost and that ends nothing.
+    fn read(&self, sample: u32, job: &mut Job) -> Result<Option<Unusable>, PipelineError> {
+        let Shared { set, spec, meters, .. } = &self.shared;
+        let start = Instant::now();
+        match (set.read(sample, &mut job.bytes), spec.on_lost_shard) {
+            (Ok(()), _) => {
+                // The worker's time is counted in the pool's stages.
+                meters.read.finished(start.elapsed(), job.bytes.len() as u64);
+                Ok(None)
+            }
+            (Err(error), OnLostShard::Skip) => Ok(Some(lost(&error))),
+            (Err(source), OnLostShard::Stop) => Err(PipelineError::Read { step: job.open.step, source }),
+        }
     }
 
     fn labelled(&self, sample: u32) -> (u32, Option<u32>) {
         (sample, self.shared.set.sample(sample).label)
     }
 
-    fn quarantine(&mut self, job: &Job, sample: u32, unusable: Unusable) -> Quarantined {
+    fn quarantine(&mut self, job: &Job, sample: u32, unusable: Unusable) {
         let Unusable { reason, detail } = unusable;
-        self.shared.meters.decode.skipped(reason.name());
+        let Meters { read, decode, .. } = &self.shared.meters;
+        let meter = if reason == Reason::Lost { read } else { decode };
+        meter.skipped(reason.name());
         let sample = self.shared.set.sample(sample);
-        Quarantined {
+        self.slot.quarantined.push(Quarantined {
             step: job.open.step,
             key: sample.key.to_owned(),
             shard: sample.shard.to_owned(),
@@ -192,7 +222,7 @@ impl Worker {
             reason,
             detail,
             replaced_by: String::new(),
-        }
+        });
     }
 
     /// Turns the job's bytes into its pixels; a decoder that panics has met a bad sample.
@@ -207,48 +237,60 @@ impl Worker {
     }
 
     fn try_view(&mut self, job: &mut Job) -> Result<(), Unusable> {
-        let Shared { spec, meters, .. } = &self.shared;
-        let length = job.bytes.len() as u64;
-        let start = Instant::now();
-        let region = header(&job.bytes).and_then(|header| {
-            let crop = match spec.order {
-                Order::InOrder { .. } => Crop::centre(header.width, header.height),
-                Order::Shuffled { seed, .. } => {
-                    let mut draws = Draws::new(seed, job.epoch, u64::from(job.sample), Purpose::Crop);
-                    Crop::draw(&spec.augment, header.width, header.height, &mut draws)
-                }
-            };
-            self.decoder.decode(&mut job.bytes, &header, crop, spec.augment.size)
-        });
-        let decoded = Instant::now();
-        let region = region.inspect_err(|_| meters.decode.busy(decoded - start))?;
-        meters.decode.sample(decoded - start, length);
+        let Self { shared, decoder, resampler, laps, .. } = self;
+        let Shared { spec, probe, meters, .. } = shared;
+        let Job { epoch, sample, ref mut bytes, ref mut pixels, .. } = *job;
+        let length = bytes.len() as u64;
+        probe.at(Stage::Decode, sample);
+        let region = region(spec, decoder, bytes, epoch, sample);
+        let took = laps.next();
+        let region = region.inspect_err(|_| meters.decode.busy(took))?;
+        meters.decode.sample(took, length);
 
         let size = spec.augment.size;
-        self.resampler.resample(&region, size, &mut job.pixels)?;
+        probe.at(Stage::Augment, sample);
+        resampler.resample(&region, size, pixels)?;
         if let Order::Shuffled { seed, .. } = spec.order {
-            let mut draws = Draws::new(seed, job.epoch, u64::from(job.sample), Purpose::Flip);
+            let mut draws = Draws::new(seed, epoch, u64::from(sample), Purpose::Flip);
             if spec.augment.flip && draws.below(2) == 1 {
-                flip(&mut job.pixels, size);
+                flip(pixels, size);
             }
         }
-        meters.augment.sample(decoded.elapsed(), job.pixels.len() as u64);
+        meters.augment.sample(laps.next(), pixels.len() as u64);
         Ok(())
     }
 
-    fn masks(&self, job: &Job) -> Option<SampleMasks> {
-        let Shared { spec, meters, .. } = &self.shared;
-        let (config, grid) = spec.mask.as_ref()?;
-        let start = Instant::now();
+    fn masks(&mut self, job: &Job) {
+        let Shared { spec, probe, .. } = &self.shared;
+        let Some((config, grid)) = &spec.mask else { return };
+        probe.at(Stage::Mask, job.sample);
         let mut draws = Draws::new(spec.order.seed(), job.epoch, u64::from(job.sample), Purpose::Masks);
-        let masks = match &job.open.sizes {
-            Some(sizes) => config.draw(*grid, sizes, &mut draws),
-            None => {
-                let sizes = config.sizes(*grid, &mut draws);
-                config.draw(*grid, &sizes, &mut draws)
-            }
-        };
-        meters.mask.sample(start.elapsed(), 0);
-        Some(masks)
+        config.draw(*grid, job.open.sizes.as_ref(), &mut draws, &mut self.masks, &mut self.slot.masks);
+        let took = self.laps.next();
+        self.shared.meters.mask.sample(took, 0);
     }
+}
+
+/// Decodes what the crop needs, which is drawn for the sample that was planned.
+fn region<'p>(
+    spec: &StreamSpec,
+    decoder: &'p mut Decoder,
+    bytes: &'p mut Vec<u8>,
+    epoch: u64,
+    sample: u32,
+) -> Result<Region<'p>, Unusable> {
+    let header = header(bytes)?;
+    let crop = match spec.order {
+        Order::InOrder { .. } => Crop::centre(header.width, header.height),
+        Order::Shuffled { seed, .. } => {
+            let mut draws = Draws::new(seed, epoch, u64::from(sample), Purpose::Crop);
+            Crop::draw(&spec.augment, header.width, header.height, &mut draws)
+        }
+    };
+    decoder.decode(bytes, &header, crop, spec.augment.size)
+}
+
+fn lost(error: &ReadError) -> Unusable {
+    let cause = std::error::Error::source(error).map_or_else(String::new, |cause| format!(": {cause}"));
+    Unusable { reason: Reason::Lost, detail: format!("{error}{cause}") }
 }

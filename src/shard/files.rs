@@ -12,11 +12,31 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::index::Stamp;
 
 /// Leaves room for sockets and devices under the smallest limit in use (256 descriptors, macOS).
-const MOST_OPEN: usize = 96;
+const LEAST_OPEN: usize = 96;
 
-#[derive(Debug, Default)]
+/// Where looking for the one that was not read for longest begins to cost what opening a file does.
+const MOST_OPEN: usize = 512;
+
+#[derive(Debug)]
 pub struct OpenFiles {
     open: Mutex<Slots>,
+    most: usize,
+}
+
+/// Takes a quarter of the descriptors that the process may have: two sets leave the other half to everybody else, and
+/// a shuffle over more shards than stay open would open one for nearly every sample.
+impl Default for OpenFiles {
+    fn default() -> Self {
+        let most = descriptors().map_or(LEAST_OPEN, |descriptors| (descriptors / 4).clamp(LEAST_OPEN, MOST_OPEN));
+        Self { open: Mutex::default(), most }
+    }
+}
+
+/// How many descriptors this process may have, where the system tells.
+fn descriptors() -> Option<usize> {
+    let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    line.split_whitespace().next()?.parse().ok()
 }
 
 #[derive(Debug, Default)]
@@ -53,7 +73,7 @@ impl OpenFiles {
             File::open(path)
         });
         let file = Arc::new(opened?);
-        self.lock().put(shard, &file);
+        self.lock().put(shard, &file, self.most);
         Ok(file)
     }
 
@@ -75,8 +95,8 @@ impl Slots {
         Some(Arc::clone(&slot.file))
     }
 
-    fn put(&mut self, shard: usize, file: &Arc<File>) {
-        if self.by_shard.len() >= MOST_OPEN {
+    fn put(&mut self, shard: usize, file: &Arc<File>, most: usize) {
+        if self.by_shard.len() >= most {
             let oldest = self.by_shard.iter().min_by_key(|(_, slot)| slot.last_request).map(|(shard, _)| *shard);
             oldest.map(|shard| self.by_shard.remove(&shard));
         }

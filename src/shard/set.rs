@@ -158,8 +158,10 @@ impl ShardSet {
     /// When `number` is not below [`ShardSet::len`].
     pub fn read(&self, number: u32, into: &mut Vec<u8>) -> Result<(), ReadError> {
         let sample = self.sample(number);
-        into.clear();
-        into.resize(sample.length as usize, 0);
+        let length = sample.length as usize;
+        into.reserve_exact(length.saturating_sub(into.len()));
+        // What it held is overwritten, so only what it grows by need be zeroed.
+        into.resize(length, 0);
         match self.try_read(&sample, into) {
             Ok(true) => Ok(()),
             // The open file may be another one than its name stands for by now; that one decides.

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 pub use machine::{memory, processor_time};
-pub use stage::{Queue, QueueMeter, Stage, StageMeter, StageTotals};
+pub use stage::{Activity, Queue, QueueMeter, Spell, Stage, StageMeter, StageTotals};
 
 use bottleneck::Window;
 use exporter::{Exporter, Series, Value};

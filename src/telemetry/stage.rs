@@ -1,12 +1,13 @@
 //! The stages and queues of the pipeline, and the meters their workers hold.
 //!
 //! Comes in: durations and counts from many threads at once. Goes out: totals. A meter is an atomic addition or two
-//! per call and takes no lock, so that it may be used for every sample.
+//! per call and takes no lock, so that it may be used for every sample; a [`Spell`], meant for what may last, takes one
+//! that only its own kind and readers of totals share.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use metrics::{Counter, Gauge};
 
@@ -88,6 +89,20 @@ impl fmt::Display for Queue {
     }
 }
 
+/// What one of a stage's workers does at a moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activity {
+    Busy,
+    /// Waits for input.
+    Starved,
+    /// Waits for room in the next queue.
+    Blocked,
+}
+
+impl Activity {
+    const COUNT: usize = 3;
+}
+
 /// What a stage has done since the process started, summed over its workers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StageTotals {
@@ -127,9 +142,68 @@ pub(super) struct StageCells {
     samples: AtomicU64,
     bytes: AtomicU64,
     skipped: AtomicU64,
-    busy_nanoseconds: AtomicU64,
-    starved_nanoseconds: AtomicU64,
-    blocked_nanoseconds: AtomicU64,
+    /// Nanoseconds by activity.
+    spent: [AtomicU64; Activity::COUNT],
+    under_way: Mutex<UnderWay>,
+}
+
+/// Time that is passing and is in no total yet.
+#[derive(Default)]
+struct UnderWay {
+    /// By activity.
+    workers: [u64; Activity::COUNT],
+    /// Up to when their time is in the totals.
+    since: Option<Instant>,
+}
+
+impl StageCells {
+    fn add(&self, activity: Activity, time: Duration) {
+        self.spent[activity as usize].fetch_add(nanoseconds(time), Relaxed);
+    }
+
+    /// Adds what has passed until now to the totals, then lets `change` the workers that time passes for. The totals
+    /// are taken while nobody else changes them, so that none of them ever falls.
+    fn bring_up_to_date(&self, change: impl FnOnce(&mut [u64; Activity::COUNT])) -> [Duration; Activity::COUNT] {
+        let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let passed = under_way.since.replace(now).map_or(0, |since| nanoseconds(now.saturating_duration_since(since)));
+        for (spent, workers) in self.spent.iter().zip(under_way.workers) {
+            spent.fetch_add(passed.saturating_mul(workers), Relaxed);
+        }
+        change(&mut under_way.workers);
+        self.spent.each_ref().map(|spent| Duration::from_nanos(spent.load(Relaxed)))
+    }
+
+    fn go_over(&self, workers: u64, from: Option<Activity>, to: Option<Activity>) {
+        self.bring_up_to_date(|counts| {
+            if let Some(from) = from {
+                counts[from as usize] = counts[from as usize].saturating_sub(workers);
+            }
+            if let Some(to) = to {
+                counts[to as usize] += workers;
+            }
+        });
+    }
+}
+
+/// What one worker does, from now until it does something else or the spell is dropped. It is in the totals as it
+/// passes, not only when it is over.
+pub struct Spell {
+    cells: Arc<StageCells>,
+    activity: Activity,
+}
+
+impl Spell {
+    pub fn turn_to(&mut self, activity: Activity) {
+        let before = std::mem::replace(&mut self.activity, activity);
+        self.cells.go_over(1, Some(before), Some(activity));
+    }
+}
+
+impl Drop for Spell {
+    fn drop(&mut self) {
+        self.cells.go_over(1, Some(self.activity), None);
+    }
 }
 
 /// Counts the work of one stage; every worker of the stage holds a clone.
@@ -162,23 +236,39 @@ impl StageMeter {
 
     /// Adds time spent working that belongs to no single sample.
     pub fn busy(&self, time: Duration) {
-        self.cells.busy_nanoseconds.fetch_add(nanoseconds(time), Relaxed);
+        self.cells.add(Activity::Busy, time);
     }
 
     /// Adds time spent waiting for input.
     pub fn starved(&self, time: Duration) {
-        self.cells.starved_nanoseconds.fetch_add(nanoseconds(time), Relaxed);
+        self.cells.add(Activity::Starved, time);
     }
 
     /// Adds time spent waiting for room in the next queue.
     pub fn blocked(&self, time: Duration) {
-        self.cells.blocked_nanoseconds.fetch_add(nanoseconds(time), Relaxed);
+        self.cells.add(Activity::Blocked, time);
+    }
+
+    /// Begins a spell of a worker.
+    pub fn spell(&self, activity: Activity) -> Spell {
+        self.cells.go_over(1, None, Some(activity));
+        Spell { cells: Arc::clone(&self.cells), activity }
+    }
+
+    /// Says what so many workers do from now on who did something else, or whose time was not counted here.
+    pub fn go_over(&self, workers: u64, from: Option<Activity>, to: Option<Activity>) {
+        self.cells.go_over(workers, from, to);
     }
 
     /// Counts one finished sample, its bytes and the time it took, which is added to the busy time too.
     pub fn sample(&self, took: Duration, bytes: u64) {
-        self.sample_seconds.observe(took);
         self.busy(took);
+        self.finished(took, bytes);
+    }
+
+    /// As [`Self::sample`], for a worker whose busy time is counted already.
+    pub fn finished(&self, took: Duration, bytes: u64) {
+        self.sample_seconds.observe(took);
         self.bytes(bytes);
         self.samples(1);
     }
@@ -202,13 +292,14 @@ impl StageMeter {
 
     pub fn totals(&self) -> StageTotals {
         let cells = &*self.cells;
+        let [busy, starved, blocked] = cells.bring_up_to_date(|_| {});
         StageTotals {
             samples: cells.samples.load(Relaxed),
             bytes: cells.bytes.load(Relaxed),
             skipped: cells.skipped.load(Relaxed),
-            busy: Duration::from_nanos(cells.busy_nanoseconds.load(Relaxed)),
-            starved: Duration::from_nanos(cells.starved_nanoseconds.load(Relaxed)),
-            blocked: Duration::from_nanos(cells.blocked_nanoseconds.load(Relaxed)),
+            busy,
+            starved,
+            blocked,
         }
     }
 

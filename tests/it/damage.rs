@@ -14,8 +14,8 @@ use saccade::draws::{Draws, Purpose};
 use saccade::pipeline::augment::Crop;
 use saccade::pipeline::decode::{Decoder, header};
 use saccade::pipeline::{
-    AugmentConfig, Counts, DecodeConfig, JpegDecoder, Order, Pipeline, PipelineError, Quarantined, Reason,
-    StreamConfig, StreamSpec,
+    AugmentConfig, Counts, DecodeConfig, JpegDecoder, OnLostShard, Order, Pipeline, PipelineError, Probe, Quarantined,
+    Reason, StreamConfig, StreamSpec,
 };
 use saccade::shard::{EpochOrder, ShardSet, Table};
 use saccade::telemetry::{Stage, Telemetry};
@@ -264,11 +264,12 @@ fn streamed(set: &Arc<ShardSet>, crop_scale: [f64; 2], max_bad_share: f64, epoch
     let spec = StreamSpec {
         order: Order::Shuffled { seed: SEED, window: SHARDS },
         batch: BATCH,
+        on_lost_shard: OnLostShard::Stop,
         decode: OWN,
         augment: AugmentConfig { size: SIZE, crop_scale, crop_ratio: [0.5, 2.0], flip: true },
         mask: None,
     };
-    let config = StreamConfig { workers: 3, batches_ahead: 3, reads: 2, max_bad_share };
+    let config = StreamConfig { workers: 3, batches_ahead: 3, reads: 2, max_bad_share, probe: Probe::default() };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
     let (telemetry, steps) = (Telemetry::new("test"), 0..epochs * (SAMPLES / BATCH) as u64);
     let (set, counts) = (Arc::clone(set), Counts::default());

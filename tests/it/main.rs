@@ -2,8 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-// Tools: the binary, the text format of metrics, a real Prometheus.
+// Tools: the binary, counted allocations, the text format of metrics, a real Prometheus.
 mod saccade;
+mod allocations;
 mod exposition;
 mod prometheus;
 

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use saccade::draws::{Draws, Purpose};
-use saccade::pipeline::mask::{SampleMasks, collate};
+use saccade::pipeline::mask::{MaskScratch, SampleMasks, collate};
 use saccade::pipeline::{Indices, MaskConfig, MaskError, MaskMode, Masks};
 use serde::Deserialize;
 
@@ -21,17 +21,16 @@ fn authors(mode: MaskMode) -> MaskConfig {
 
 /// The masks of one batch, drawn as the pipeline draws them.
 fn batch(config: &MaskConfig, grid: usize, batch: u64, step: u64) -> (Vec<SampleMasks>, Masks) {
-    let shared = config.sizes(grid, &mut Draws::new(7, u64::MAX, step, Purpose::Masks));
+    let shared = config.shared_sizes(grid, &mut Draws::new(7, u64::MAX, step, Purpose::Masks));
+    let mut scratch = MaskScratch::default();
     let sample = |number: u64| {
         let mut draws = Draws::new(7, 0, step * batch + number, Purpose::Masks);
-        let sizes = match config.mode {
-            MaskMode::SharedSize => shared.clone(),
-            MaskMode::PerSample => config.sizes(grid, &mut draws),
-        };
-        config.draw(grid, &sizes, &mut draws)
+        let mut masks = SampleMasks::default();
+        config.draw(grid, shared.as_ref(), &mut draws, &mut scratch, &mut masks);
+        masks
     };
     let samples: Vec<_> = (0..batch).map(sample).collect();
-    let masks = collate(config.mode, &samples);
+    let masks = collate(config.mode, samples.iter());
     (samples, masks)
 }
 

@@ -103,6 +103,17 @@ fn every_stage_counts_its_samples_and_bytes() {
 }
 
 #[test]
+fn shards_that_are_shuffled_together_stay_open() {
+    let bench = Bench::new(&[1; 120], picture);
+    let spec = StreamSpec { order: Order::Shuffled { seed: 1, window: 120 }, ..spec(10, MaskMode::PerSample) };
+    bench.run(&spec, config(2), 0..24);
+    let links = fs::read_dir("/proc/self/fd").expect("descriptors").flatten();
+    let open =
+        links.filter_map(|link| fs::read_link(link.path()).ok()).filter(|file| file.starts_with(bench.folder.path()));
+    assert_eq!(open.count(), 120);
+}
+
+#[test]
 fn settings_out_of_range_are_refused_with_their_key() {
     let bench = Bench::new(&[9], picture);
     let (fine, stream) = (spec(4, MaskMode::PerSample), config(1));
@@ -134,8 +145,9 @@ fn settings_out_of_range_are_refused_with_their_key() {
 
 #[test]
 fn the_bytes_in_flight_are_those_of_all_buffers() {
-    let (spec, config) = (in_order(10, 1), StreamConfig { workers: 8, batches_ahead: 2, reads: 3, max_bad_share: 0.0 });
-    // Three batches of 16x16 RGB; three groups of 16, four jobs per worker, and one in each worker's hands.
-    assert_eq!(bytes_in_flight(&spec, &config, 1000), 3 * 10 * 16 * 16 * 3 + (3 * 16 + 4 * 8 + 8) * 1000);
+    let (spec, config) = (in_order(10, 1), StreamConfig { batches_ahead: 2, reads: 3, ..config(8) });
+    // Three batches of 16x16 RGB; a sample per read, four jobs per worker, and one in each worker's hands, all of them
+    // with room for another end.
+    assert_eq!(bytes_in_flight(&spec, &config, 1000), 3 * 10 * 16 * 16 * 3 + (3 + 4 * 8 + 8) * (1000 + 128));
     assert_eq!(bytes_in_flight(&spec, &config, u64::MAX), u64::MAX);
 }

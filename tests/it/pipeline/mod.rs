@@ -1,8 +1,11 @@
 //! The stream of samples: pure, exact, accounted, bounded and closing.
 
 mod limits;
+mod lost;
+mod memory;
 mod quarantine;
 mod stream;
+mod waits;
 
 use std::fs::File;
 use std::io::Cursor;
@@ -12,8 +15,8 @@ use std::sync::Arc;
 
 use saccade::draws::{Draws, Purpose};
 use saccade::pipeline::{
-    AugmentConfig, Batch, Counts, DecodeConfig, Digests, JpegDecoder, MaskConfig, MaskMode, Order, Pipeline,
-    PipelineError, Quarantined, StreamConfig, StreamSpec,
+    AugmentConfig, Batch, Counts, DecodeConfig, Digests, JpegDecoder, MaskConfig, MaskMode, OnLostShard, Order,
+    Pipeline, PipelineError, Probe, Quarantined, StreamConfig, StreamSpec,
 };
 use saccade::shard::ShardSet;
 use saccade::telemetry::{Stage, StageTotals, Telemetry};
@@ -112,6 +115,7 @@ fn spec(batch: usize, mode: MaskMode) -> StreamSpec {
         decode: DecodeConfig { jpeg: JpegDecoder::Own, smooth_chroma: true },
         augment: AugmentConfig { size: 16, crop_scale: [0.3, 1.0], crop_ratio: [0.75, 4.0 / 3.0], flip: true },
         mask: Some((mask, 8)),
+        on_lost_shard: OnLostShard::Stop,
     }
 }
 
@@ -120,7 +124,7 @@ fn in_order(batch: usize, every: usize) -> StreamSpec {
 }
 
 fn config(workers: usize) -> StreamConfig {
-    StreamConfig { workers, batches_ahead: 3, reads: 2, max_bad_share: 1.0 }
+    StreamConfig { workers, batches_ahead: 3, reads: 2, max_bad_share: 1.0, probe: Probe::default() }
 }
 
 /// All that a batch says.

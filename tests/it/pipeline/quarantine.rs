@@ -139,6 +139,7 @@ fn quarantined_samples_are_written_with_snake_case_reasons() {
         Reason::Damaged,
         Reason::TooLarge,
         Reason::Panicked,
+        Reason::Lost,
     ];
     for reason in all {
         assert_eq!(serde_json::to_value(reason).expect("a name"), reason.to_string());
