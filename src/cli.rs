@@ -333,15 +333,16 @@ fn stream(args: StreamArgs) -> Result<()> {
         if args.json {
             say_json_line(&json!({
                 "step": batch.step, "epoch": batch.epoch, "keys": keys, "pixels": digests.pixels,
-                "masks": digests.masks, "quarantined": batch.quarantined,
+                "masks": digests.masks, "shifts": digests.shifts, "quarantined": batch.quarantined,
             }))?;
         } else {
             let short = |digest: &str| digest.chars().take(12).collect::<String>();
-            let masks = digests.masks.as_deref().map_or_else(|| "-".into(), short);
+            let or_none = |digest: &Option<String>| digest.as_deref().map_or_else(|| "-".into(), short);
+            let (masks, shifts) = (or_none(&digests.masks), or_none(&digests.shifts));
             let first = keys.first().copied().unwrap_or("-");
             let bad = batch.quarantined.len();
             say(&format!(
-                "step {}  pixels {}  masks {masks}  quarantined {bad}  keys {first} ...",
+                "step {}  pixels {}  masks {masks}  shifts {shifts}  quarantined {bad}  keys {first} ...",
                 batch.step,
                 short(&digests.pixels)
             ))?;

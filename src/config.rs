@@ -11,7 +11,8 @@ use toml::{Table, Value};
 
 use crate::model::{PredictorConfig, VitConfig, VitSize};
 use crate::pipeline::{
-    self, AugmentConfig, DecodeConfig, MaskConfig, OnLostShard, Order, PipelineError, StreamConfig, StreamSpec,
+    self, AugmentConfig, DecodeConfig, MaskConfig, OnLostShard, Order, PipelineError, SaccadeConfig, StreamConfig,
+    StreamSpec,
 };
 use crate::shard::{ShardError, ShardSet};
 use crate::telemetry::TelemetryConfig;
@@ -38,6 +39,9 @@ pub struct RunConfig {
     pub augment: AugmentConfig,
     pub pixels: Normalisation,
     pub mask: MaskConfig,
+    /// Two views of each sample in place of one with masks: for the data path alone, until an objective takes them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub saccade: Option<SaccadeConfig>,
     pub encoder: EncoderConfig,
     pub predictor: PredictorShape,
     pub train: TrainConfig,
@@ -274,7 +278,8 @@ impl Plan {
             batch: config.train.batch,
             decode: config.decode,
             augment: config.augment.clone(),
-            mask: Some((config.mask.clone(), encoder.grid())),
+            saccade: config.saccade.clone().map(|saccade| SaccadeConfig { size: config.augment.size, ..saccade }),
+            mask: config.saccade.is_none().then(|| (config.mask.clone(), encoder.grid())),
             on_lost_shard: config.data.on_lost_shard,
         };
         config.stream.check()?;
@@ -342,7 +347,7 @@ impl Plan {
         // What fits a training step fits here, where nothing is kept for a backward pass.
         let batch = self.config.train.batch.div_ceil(self.config.train.accumulate);
         let (decode, on_lost_shard) = (self.config.decode, self.config.data.on_lost_shard);
-        StreamSpec { order: Order::InOrder { every }, batch, decode, augment, mask: None, on_lost_shard }
+        StreamSpec { order: Order::InOrder { every }, batch, decode, augment, saccade: None, mask: None, on_lost_shard }
     }
 
     /// Bytes that the run writes at most: the checkpoints it keeps, one that is being written, and its records.

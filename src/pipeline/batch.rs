@@ -16,6 +16,7 @@ use sha2::{Digest, Sha256};
 
 use super::decode::Reason;
 use super::mask::{MaskMode, SampleMasks, Sizes, collate};
+use super::saccade::Saccade;
 use crate::shard::hex;
 
 /// What the device takes at once; batches arrive in the order of their steps.
@@ -27,8 +28,10 @@ pub struct Batch {
     /// The numbers of the samples that are in it, replacements included.
     pub samples: Vec<u32>,
     pub labels: Vec<Option<u32>>,
-    /// `[batch, size, size, 3]`
+    /// `[batch, size, size, 3]`, or `[batch, 2, size, size, 3]` where each sample has two views.
     pub pixels: Pixels,
+    /// The way from the first to the second view of each sample, where there are two.
+    pub saccades: Option<Vec<Saccade>>,
     pub masks: Option<Masks>,
     pub quarantined: Vec<Quarantined>,
     /// After this batch.
@@ -80,6 +83,7 @@ pub struct Quarantined {
 pub struct Digests {
     pub pixels: String,
     pub masks: Option<String>,
+    pub shifts: Option<String>,
 }
 
 impl Batch {
@@ -87,8 +91,19 @@ impl Batch {
         Digests {
             pixels: hex(Sha256::digest(&self.pixels[..]).as_slice()),
             masks: self.masks.as_ref().map(Masks::digest),
+            shifts: self.saccades.as_ref().map(|saccades| shifts_digest(saccades)),
         }
     }
+}
+
+fn shifts_digest(saccades: &[Saccade]) -> String {
+    let mut digest = Sha256::new();
+    for Saccade { angle, shift: [right, down] } in saccades {
+        for number in [angle, right, down] {
+            digest.update(number.to_le_bytes());
+        }
+    }
+    hex(digest.finalize().as_slice())
 }
 
 impl Masks {
@@ -222,6 +237,8 @@ pub(super) struct Slot {
     pub pixels: BytesMut,
     /// The sample in this place and its label; none where a bad one is left out.
     pub sample: Option<(u32, Option<u32>)>,
+    /// Of the sample, where it has two views.
+    pub saccade: Option<Saccade>,
     /// Of the sample, where the stream has masks.
     pub masks: SampleMasks,
     pub quarantined: Vec<Quarantined>,
@@ -272,7 +289,9 @@ pub(super) fn assemble(open: &Open, mut slots: Vec<Slot>, mode: Option<MaskMode>
     }
     close_gaps(&mut bytes, view_bytes, &slots);
     let present = slots.iter().filter(|slot| slot.sample.is_some());
-    let masks = mode.map(|mode| collate(mode, present.map(|slot| &slot.masks)));
+    let masks = mode.map(|mode| collate(mode, present.clone().map(|slot| &slot.masks)));
+    // All or none have one.
+    let saccades: Option<Vec<_>> = present.map(|slot| slot.saccade).collect();
     // A full pool drops what it is given.
     let _ = pool.slots.push(slots);
     Batch {
@@ -281,6 +300,7 @@ pub(super) fn assemble(open: &Open, mut slots: Vec<Slot>, mode: Option<MaskMode>
         samples,
         labels,
         pixels: Pixels { bytes, pool: Arc::clone(pool) },
+        saccades: saccades.filter(|saccades| !saccades.is_empty()),
         masks,
         counts: Counts { read, quarantined: quarantined.len() as u64 },
         quarantined,

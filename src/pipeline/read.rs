@@ -85,14 +85,14 @@ impl Planner {
         let step = self.steps.next()?;
         let count = self.spec.samples_of(step, self.set.len());
         let (epoch, _) = self.sample_at(step, 0);
-        let pixels = self.pool.take_batch(count * self.spec.augment.view_bytes());
+        let pixels = self.pool.take_batch(count * self.spec.sample_bytes());
         let open = Arc::new(Open::new(step, epoch, self.shared_sizes(step), self.pool.take_slots(count)));
         Some(Filling { open, place: 0, count, pixels })
     }
 
     fn job(&mut self, filling: &mut Filling, place: usize) -> Job {
         let (epoch, sample) = self.sample_at(filling.open.step, place);
-        let pixels = filling.pixels.split_to(self.spec.augment.view_bytes());
+        let pixels = filling.pixels.split_to(self.spec.sample_bytes());
         Job { open: Arc::clone(&filling.open), place, epoch, sample, bytes: Vec::new(), lost: None, pixels }
     }
 

@@ -32,7 +32,8 @@ pub enum Moved {
 pub struct SaccadeConfig {
     /// Pixels a side of the square that both views are cut from.
     pub field: u32,
-    /// Pixels a side of a view.
+    /// Pixels a side of a view, which `augment.size` sets.
+    #[serde(skip)]
     pub size: u32,
     /// Share of the margin around the middle view that a shift may use, along each axis.
     pub most_shift: f64,
@@ -48,7 +49,7 @@ pub enum SaccadeError {
     #[error("saccade.{key} = {value}: must lie in {least}..={most}")]
     Range { key: &'static str, value: f64, least: f64, most: f64 },
     #[error(
-        "saccade.field = {field}, saccade.size = {size}: the view has no place in the middle, write two even or two odd \
+        "saccade.field = {field}, augment.size = {size}: the view has no place in the middle, write two even or two odd \
          numbers"
     )]
     NoMiddle { field: u32, size: u32 },

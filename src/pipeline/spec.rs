@@ -10,6 +10,7 @@ use super::augment::AugmentConfig;
 use super::batch::SAMPLE_END;
 use super::jpeg::{DecodeConfig, JpegDecoder};
 use super::mask::MaskConfig;
+use super::saccade::SaccadeConfig;
 use crate::shard::ShardSet;
 use crate::telemetry::Stage;
 
@@ -85,6 +86,10 @@ pub enum Order {
 }
 
 impl Order {
+    pub(super) fn is_shuffled(self) -> bool {
+        matches!(self, Self::Shuffled { .. })
+    }
+
     pub(super) fn seed(self) -> u64 {
         match self {
             Self::Shuffled { seed, .. } => seed,
@@ -101,6 +106,8 @@ pub struct StreamSpec {
     pub batch: usize,
     pub decode: DecodeConfig,
     pub augment: AugmentConfig,
+    /// Two views of each sample, in place of one.
+    pub saccade: Option<SaccadeConfig>,
     /// With the patches a side of the grid.
     pub mask: Option<(MaskConfig, usize)>,
     pub on_lost_shard: OnLostShard,
@@ -132,6 +139,9 @@ impl StreamSpec {
         if end.is_none() {
             return Err(setting("steps", steps.end, "too many for one stream"));
         }
+        if let Some(saccade) = &self.saccade {
+            saccade.check()?;
+        }
         if let Some((mask, grid)) = &self.mask {
             within("grid", *grid, 1, MOST_GRID)?;
             mask.check(*grid)?;
@@ -151,6 +161,16 @@ impl StreamSpec {
         const LEAST: usize = 16;
         const GROUPS: usize = 16;
         self.batch.div_ceil(GROUPS).max(LEAST)
+    }
+
+    /// Pixels a side of the square that a crop is resized to: a view, or the field that two are cut from.
+    pub(super) fn side(&self) -> u32 {
+        self.saccade.as_ref().map_or(self.augment.size, |saccade| saccade.field)
+    }
+
+    /// Bytes of the pixels of one sample.
+    pub(super) fn sample_bytes(&self) -> usize {
+        self.augment.view_bytes().saturating_mul(if self.saccade.is_some() { 2 } else { 1 })
     }
 
     /// Those of `steps` that have samples.
@@ -209,7 +229,7 @@ impl StreamConfig {
 /// The most bytes that the queues and buffers of a stream hold together, where the largest sample of the set has
 /// `largest_sample`. An image that is being decoded comes on top of that, one per worker.
 pub fn bytes_in_flight(spec: &StreamSpec, config: &StreamConfig, largest_sample: u64) -> u64 {
-    let per_sample = spec.augment.view_bytes().saturating_add(spec.mask.as_ref().map_or(0, |(mask, grid)| {
+    let per_sample = spec.sample_bytes().saturating_add(spec.mask.as_ref().map_or(0, |(mask, grid)| {
         let [context, target] = mask.most_patches(*grid);
         let patches = target.saturating_mul(mask.target_blocks).saturating_add(context);
         // Once as they are drawn, and once side by side in the batch.

@@ -52,6 +52,8 @@ pub(super) struct Worker {
     shared: Shared,
     decoder: Decoder,
     resampler: Resampler,
+    /// What the two views of a sample are cut from.
+    field: Vec<u8>,
     masks: MaskScratch,
     /// What is being filled; exchanged for a used one when it is full.
     slot: Slot,
@@ -87,8 +89,8 @@ impl Drop for CloseOnPanic {
 impl Worker {
     pub fn new(shared: Shared) -> Self {
         let decoder = Decoder::new(shared.spec.decode);
-        let (resampler, masks, slot) = Default::default();
-        Self { shared, decoder, resampler, masks, slot, laps: Laps { counted: Instant::now() } }
+        let (resampler, field, masks, slot) = Default::default();
+        Self { shared, decoder, resampler, field, masks, slot, laps: Laps { counted: Instant::now() } }
     }
 
     /// Works until there are no more jobs.
@@ -237,7 +239,7 @@ impl Worker {
     }
 
     fn try_view(&mut self, job: &mut Job) -> Result<(), Unusable> {
-        let Self { shared, decoder, resampler, laps, .. } = self;
+        let Self { shared, decoder, resampler, field, slot, laps, .. } = self;
         let Shared { spec, probe, meters, .. } = shared;
         let Job { epoch, sample, ref mut bytes, ref mut pixels, .. } = *job;
         let length = bytes.len() as u64;
@@ -247,15 +249,22 @@ impl Worker {
         let region = region.inspect_err(|_| meters.decode.busy(took))?;
         meters.decode.sample(took, length);
 
-        let size = spec.augment.size;
         probe.at(Stage::Augment, sample);
-        resampler.resample(&region, size, pixels)?;
-        if let Order::Shuffled { seed, .. } = spec.order {
-            let mut draws = Draws::new(seed, epoch, u64::from(sample), Purpose::Flip);
-            if spec.augment.flip && draws.below(2) == 1 {
-                flip(pixels, size);
-            }
+        let size = spec.side();
+        field.resize(spec.saccade.as_ref().map_or(0, |_| square_bytes(size)), 0);
+        let whole = if spec.saccade.is_some() { &mut field[..] } else { &mut pixels[..] };
+        resampler.resample(&region, size, whole)?;
+        let draws = |purpose| Draws::new(spec.order.seed(), epoch, u64::from(sample), purpose);
+        if spec.augment.flip && spec.order.is_shuffled() && draws(Purpose::Flip).below(2) == 1 {
+            flip(whole, size);
         }
+        slot.saccade = spec.saccade.as_ref().map(|saccade| {
+            let views = saccade.draw(&mut draws(Purpose::Saccade));
+            let (first, second) = pixels.split_at_mut(square_bytes(saccade.size));
+            saccade.cut(field, &views.first, first);
+            saccade.cut(field, &views.second, second);
+            views.way()
+        });
         meters.augment.sample(laps.next(), pixels.len() as u64);
         Ok(())
     }
@@ -269,6 +278,10 @@ impl Worker {
         let took = self.laps.next();
         self.shared.meters.mask.sample(took, 0);
     }
+}
+
+fn square_bytes(side: u32) -> usize {
+    side as usize * side as usize * 3
 }
 
 /// Decodes what the crop needs, which is drawn for the sample that was planned.
@@ -287,7 +300,7 @@ fn region<'p>(
             Crop::draw(&spec.augment, header.width, header.height, &mut draws)
         }
     };
-    decoder.decode(bytes, &header, crop, spec.augment.size)
+    decoder.decode(bytes, &header, crop, spec.side())
 }
 
 fn lost(error: &ReadError) -> Unusable {

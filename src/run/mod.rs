@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use tokio::runtime::Handle;
 
@@ -113,6 +113,9 @@ pub fn train(plan: &Plan, folder: &RunFolder, mut around: Surroundings) -> Resul
 /// # Errors
 /// When the weights to begin with cannot be read or belong to another model.
 pub fn trainer(plan: &Plan, place: &Placement, start: Option<&Path>) -> Result<Trainer> {
+    if plan.stream.saccade.is_some() {
+        bail!("saccade: no objective trains on two views of a sample; leave [saccade] out");
+    }
     let device = place.device.clone().autodiff();
     let model = Model::new(plan.encoder, plan.predictor, plan.config.seed, &device);
     let mut trainer = Trainer::new(model, plan.step.clone());

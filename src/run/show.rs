@@ -1,4 +1,4 @@
-//! Draws a batch: each sample's image, what the encoder sees of it, and the target blocks.
+//! Draws a batch: each sample's image, what the encoder sees of it, and the target blocks; or its two views.
 
 use std::path::Path;
 
@@ -33,7 +33,9 @@ const COLOURS: [Rgb<u8>; 6] = [
 /// When the file cannot be written.
 pub fn draw(batch: &Batch, side: u32, patch: u32, path: &Path) -> Result<()> {
     let rows = batch.samples.len().min(MOST_SAMPLES) as u32;
-    let columns = 1 + batch.masks.as_ref().map_or(0, |masks| 1 + masks.targets.len() as u32);
+    let columns = 1
+        + u32::from(batch.saccades.is_some())
+        + batch.masks.as_ref().map_or(0, |masks| 1 + masks.targets.len() as u32);
     let scale = LEAST_SIDE.div_ceil(side);
     let cell = side * scale + GAP;
     let mut picture = RgbImage::from_pixel(columns * cell + GAP, rows * cell + GAP, BACKGROUND);
@@ -50,11 +52,17 @@ pub fn draw(batch: &Batch, side: u32, patch: u32, path: &Path) -> Result<()> {
 
 fn tiles(batch: &Batch, sample: usize, side: u32, patch: u32, scale: u32) -> Vec<RgbImage> {
     let bytes = (side * side * 3) as usize;
-    let whole = RgbImage::from_fn(side, side, |x, y| {
-        let at = sample * bytes + ((y * side + x) * 3) as usize;
-        Rgb([batch.pixels[at], batch.pixels[at + 1], batch.pixels[at + 2]])
-    });
-    let whole = imageops::resize(&whole, side * scale, side * scale, imageops::FilterType::Nearest);
+    let view = |number: usize| {
+        let view = RgbImage::from_fn(side, side, |x, y| {
+            let at = number * bytes + ((y * side + x) * 3) as usize;
+            Rgb([batch.pixels[at], batch.pixels[at + 1], batch.pixels[at + 2]])
+        });
+        imageops::resize(&view, side * scale, side * scale, imageops::FilterType::Nearest)
+    };
+    if batch.saccades.is_some() {
+        return vec![view(2 * sample), view(2 * sample + 1)];
+    }
+    let whole = view(sample);
     let grid = Grid { across: side / patch, patch: patch * scale };
     let mut tiles = vec![whole.clone()];
     if let Some(Masks { context, targets }) = &batch.masks {

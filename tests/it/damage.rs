@@ -264,6 +264,7 @@ fn streamed(set: &Arc<ShardSet>, crop_scale: [f64; 2], max_bad_share: f64, epoch
     let spec = StreamSpec {
         order: Order::Shuffled { seed: SEED, window: SHARDS },
         batch: BATCH,
+        saccade: None,
         on_lost_shard: OnLostShard::Stop,
         decode: OWN,
         augment: AugmentConfig { size: SIZE, crop_scale, crop_ratio: [0.5, 2.0], flip: true },

@@ -114,6 +114,7 @@ fn spec(batch: usize, mode: MaskMode) -> StreamSpec {
         batch,
         decode: DecodeConfig { jpeg: JpegDecoder::Own, smooth_chroma: true },
         augment: AugmentConfig { size: 16, crop_scale: [0.3, 1.0], crop_ratio: [0.75, 4.0 / 3.0], flip: true },
+        saccade: None,
         mask: Some((mask, 8)),
         on_lost_shard: OnLostShard::Stop,
     }

@@ -1,7 +1,8 @@
 //! Pure and exact: what comes, and in what order.
 
 use proptest::prelude::*;
-use saccade::pipeline::{Batch, Counts, MaskMode, Order, StreamConfig, StreamSpec};
+use saccade::pipeline::saccade::{Filter, Moved};
+use saccade::pipeline::{Batch, Counts, MaskMode, Order, SaccadeConfig, StreamConfig, StreamSpec};
 use saccade::shard::EpochOrder;
 
 use super::{Bench, Line, SEED, config, in_order, picture, some_damaged, spec};
@@ -21,6 +22,44 @@ fn batches_are_the_same_for_any_number_of_workers_and_any_queues() {
             assert_eq!(bench.run(&spec(6, mode), config, 0..20), expected, "{batches_ahead} ahead, {reads} reads");
         }
     }
+}
+
+#[test]
+fn two_views_of_a_sample_come_with_the_way_between_them_and_depend_on_nothing_else() {
+    let bench = Bench::new(&[7, 5, 11], some_damaged(6));
+    let saccade = SaccadeConfig {
+        field: 24,
+        size: 16,
+        most_shift: 0.5,
+        most_degrees: 3.0,
+        filter: Filter::Bilinear,
+        moved: Moved::Second,
+    };
+    let spec = StreamSpec { saccade: Some(saccade.clone()), mask: None, ..spec(6, MaskMode::PerSample) };
+    let expected = bench.run(&spec, config(1), 0..12);
+    assert!(expected.iter().all(|line| line.digests.shifts.is_some() && line.digests.masks.is_none()));
+    assert_eq!(bench.run(&spec, config(4), 0..12), expected);
+
+    let mut moved = 0;
+    let mut still = bench.start(
+        &StreamSpec { saccade: Some(SaccadeConfig { most_shift: 0.0, most_degrees: 0.0, ..saccade }), ..spec.clone() },
+        config(2),
+        0..12,
+        Counts::default(),
+    );
+    let mut pipeline = bench.start(&spec, config(2), 0..12, Counts::default());
+    while let Some(batch) = pipeline.next() {
+        let (batch, still) = (batch.expect("a batch"), still.next().expect("as many").expect("a batch"));
+        let ways = batch.saccades.as_deref().expect("two views");
+        assert_eq!((batch.samples.len(), batch.pixels.len()), (ways.len(), ways.len() * 2 * 16 * 16 * 3));
+        let (views, unmoved) = (batch.pixels.chunks_exact(16 * 16 * 3), still.pixels.chunks_exact(16 * 16 * 3));
+        for (number, (view, unmoved)) in views.zip(unmoved).enumerate() {
+            // The first view is the middle, which does not depend on the saccade; so is a second that is not moved.
+            assert!(number % 2 == 1 || view == unmoved, "the first view of sample {}", number / 2);
+            moved += usize::from(view != unmoved);
+        }
+    }
+    assert!(moved > 30, "only {moved} of 72 second views were moved");
 }
 
 #[test]
