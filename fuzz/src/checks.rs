@@ -8,7 +8,8 @@ use std::os::unix::fs::FileExt;
 use crate::draws::{Draws, Purpose};
 use crate::memory::within;
 use crate::pipeline::{AugmentConfig, DecodeConfig, JpegDecoder};
-use crate::pipeline::augment::{Crop, Resampler};
+use crate::pipeline::augment::Crop;
+use crate::pipeline::resample::Resampler;
 use crate::pipeline::decode::{self, Decoder, Header, MOST_PIXELS};
 use crate::shard::{Index, Stamp, Table};
 
@@ -90,7 +91,7 @@ pub fn decode(bytes: &[u8]) {
     assert!(inside(region.left, region.crop_width, width), "{crop:?} of {header:?}");
     assert!(inside(region.top, region.crop_height, height), "{crop:?} of {header:?}");
     let mut view = vec![0; (SIZE * SIZE * 3) as usize];
-    Resampler::default().resample(&region, SIZE, &mut view).expect("a region can be resized");
+    Resampler::default().resample(&region, [SIZE; 2], bytes.len() % 2 == 1, &mut view).expect("a region can be resized");
 }
 
 /// A crop that any change of the bytes changes; every eighth is the whole picture.

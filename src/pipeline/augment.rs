@@ -1,11 +1,7 @@
-//! A decoded region → one view in its place in the batch: cropped, resized and perhaps flipped.
+//! A header → the crop that becomes a view: drawn at random, or the middle.
 
-use fast_image_resize::images::{TypedCroppedImage, TypedImage, TypedImageRef};
-use fast_image_resize::pixels::U8x3;
-use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 use serde::{Deserialize, Serialize};
 
-use super::decode::{Region, Unusable};
 use crate::draws::Draws;
 
 /// How a view is cut from an image.
@@ -88,48 +84,5 @@ impl Crop {
             (width, height)
         };
         Self { left: (width - crop_width) / 2, top: (height - crop_height) / 2, width: crop_width, height: crop_height }
-    }
-}
-
-/// Resizes; keeps its buffers from view to view.
-#[derive(Debug, Default)]
-pub struct Resampler(Resizer);
-
-impl Resampler {
-    /// Cuts out the crop, then resizes it once with an antialiased bilinear filter.
-    ///
-    /// # Shapes
-    /// - `view`: `[size, size, 3]`
-    ///
-    /// # Errors
-    /// When the sizes do not fit together.
-    pub fn resample(&mut self, region: &Region<'_>, size: u32, view: &mut [u8]) -> Result<(), Unusable> {
-        let failed = |error: &dyn std::fmt::Display| Unusable::damaged(format!("cannot be resized: {error}"));
-        // Typed images: the other kind of call compiles the filters for every pixel type there is.
-        let image =
-            TypedImageRef::<U8x3>::from_buffer(region.width, region.height, region.pixels).map_err(|e| failed(&e))?;
-        // Cut first, as other loaders do: a filter over the whole image would mix in pixels from outside the crop.
-        let (left, top) = (region.left.floor(), region.top.floor());
-        let past = |start: f64, length: f64| (start + length).ceil();
-        let (right, bottom) = (past(region.left, region.crop_width), past(region.top, region.crop_height));
-        let (left_cut, top_cut) = (region.left - left, region.top - top);
-        let [left, top, width, height] = [left, top, right - left, bottom - top].map(|number| number as u32);
-        let crop = TypedCroppedImage::from_ref(&image, left, top, width, height).map_err(|e| failed(&e))?;
-        let mut view = TypedImage::<U8x3>::from_buffer(size, size, view).map_err(|e| failed(&e))?;
-        let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear)).crop(
-            left_cut,
-            top_cut,
-            region.crop_width,
-            region.crop_height,
-        );
-        self.0.resize_typed(&crop, &mut view, &options).map_err(|e| failed(&e))
-    }
-}
-
-/// Mirrors a view, `[size, size, 3]`, left to right.
-pub fn flip(view: &mut [u8], size: u32) {
-    for row in view.chunks_exact_mut((size as usize).max(1) * 3) {
-        let (pixels, _) = row.as_chunks_mut::<3>();
-        pixels.reverse();
     }
 }

@@ -102,7 +102,7 @@ enum Kind {
 
 /// A decoded part of an image, and where the crop lies in it: in pixels of the region, with fractions where it was
 /// decoded smaller than it is.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, PartialEq)]
 pub struct Region<'p> {
     /// `[height, width, 3]`
     pub pixels: &'p [u8],
@@ -112,6 +112,13 @@ pub struct Region<'p> {
     pub top: f64,
     pub crop_width: f64,
     pub crop_height: f64,
+}
+
+impl fmt::Debug for Region<'_> {
+    fn fmt(&self, text: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { width, height, left, top, crop_width, crop_height, .. } = self;
+        write!(text, "{crop_width}x{crop_height} pixels at {left}, {top} of {width}x{height}")
+    }
 }
 
 impl<'p> Region<'p> {

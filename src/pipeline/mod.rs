@@ -19,6 +19,7 @@ pub mod mask;
 pub mod ppm;
 pub mod queue;
 mod read;
+pub mod resample;
 pub mod saccade;
 pub mod shrink;
 mod spec;

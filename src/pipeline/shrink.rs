@@ -2,15 +2,13 @@
 
 use std::str::FromStr;
 
-use fast_image_resize::images::{TypedImage, TypedImageRef};
-use fast_image_resize::pixels::U8x3;
-use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 use serde::Serialize;
 
 use super::augment::Crop;
-use super::decode::{Decoder, Header, Region, Unusable, header};
+use super::decode::{Decoder, Header, Unusable, header};
 use super::jpeg::{DecodeConfig, JpegDecoder};
 use super::ppm;
+use super::resample::Resampler;
 
 /// The longest side that a JPEG can have.
 const MOST_SIDE: u32 = 65_535;
@@ -74,14 +72,14 @@ impl Fit {
 #[derive(Debug)]
 pub struct Shrinker {
     decoder: Decoder,
-    resizer: Resizer,
+    resampler: Resampler,
 }
 
 impl Default for Shrinker {
     fn default() -> Self {
         // What is written once and read often is made as well as can be.
         let config = DecodeConfig { jpeg: JpegDecoder::Own, smooth_chroma: true };
-        Self { decoder: Decoder::new(config), resizer: Resizer::default() }
+        Self { decoder: Decoder::new(config), resampler: Resampler::default() }
     }
 }
 
@@ -101,26 +99,7 @@ impl Shrinker {
         let start = into.len();
         into.resize(start + width as usize * height as usize * 3, 0);
         let pixels = into.get_mut(start..).unwrap_or_default();
-        resize(&mut self.resizer, &region, width, height, pixels)?;
+        self.resampler.resample(&region, [width, height], false, pixels)?;
         Ok((width, height) != (header.width, header.height))
     }
-}
-
-/// Resizes the region with an antialiased bilinear filter, as a view is; what has its size already is copied.
-///
-/// # Shapes
-/// - `into`: `[height, width, 3]`
-fn resize(
-    resizer: &mut Resizer,
-    region: &Region<'_>,
-    width: u32,
-    height: u32,
-    into: &mut [u8],
-) -> Result<(), Unusable> {
-    let failed = |error: &dyn std::fmt::Display| Unusable::damaged(format!("cannot be resized: {error}"));
-    let Region { pixels, .. } = *region;
-    let image = TypedImageRef::<U8x3>::from_buffer(region.width, region.height, pixels).map_err(|e| failed(&e))?;
-    let mut shrunk = TypedImage::<U8x3>::from_buffer(width, height, into).map_err(|e| failed(&e))?;
-    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));
-    resizer.resize_typed(&image, &mut shrunk, &options).map_err(|e| failed(&e))
 }

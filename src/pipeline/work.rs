@@ -9,12 +9,13 @@ use std::time::{Duration, Instant};
 
 use async_channel::Sender;
 
-use super::augment::{Crop, Resampler, flip};
+use super::augment::Crop;
 use super::batch::{Open, Pool, Quarantined, Slot, assemble};
 use super::decode::{Decoder, Reason, Region, Unusable, header};
 use super::mask::MaskScratch;
 use super::queue::OrderedQueue;
 use super::read::Job;
+use super::resample::Resampler;
 use super::spec::Probe;
 use super::{Finished, OnLostShard, Order, PipelineError, StreamSpec};
 use crate::draws::{Draws, Purpose};
@@ -253,11 +254,9 @@ impl Worker {
         let size = spec.side();
         field.resize(spec.saccade.as_ref().map_or(0, |_| square_bytes(size)), 0);
         let whole = if spec.saccade.is_some() { &mut field[..] } else { &mut pixels[..] };
-        resampler.resample(&region, size, whole)?;
         let draws = |purpose| Draws::new(spec.order.seed(), epoch, u64::from(sample), purpose);
-        if spec.augment.flip && spec.order.is_shuffled() && draws(Purpose::Flip).below(2) == 1 {
-            flip(whole, size);
-        }
+        let mirrored = spec.augment.flip && spec.order.is_shuffled() && draws(Purpose::Flip).below(2) == 1;
+        resampler.resample(&region, [size; 2], mirrored, whole)?;
         slot.saccade = spec.saccade.as_ref().map(|saccade| {
             let views = saccade.draw(&mut draws(Purpose::Saccade));
             let (first, second) = pixels.split_at_mut(square_bytes(saccade.size));

@@ -9,7 +9,7 @@ use image::{DynamicImage, ImageFormat};
 use saccade::draws::{Draws, Purpose};
 use saccade::pipeline::AugmentConfig;
 use saccade::pipeline::Reason;
-use saccade::pipeline::augment::{Crop, Resampler, flip};
+use saccade::pipeline::augment::Crop;
 use saccade::pipeline::decode::{Decoder, Region, Unusable, header};
 use saccade::pipeline::{DecodeConfig, JpegDecoder};
 use serde::Deserialize;
@@ -268,29 +268,6 @@ fn an_image_of_an_impossible_shape_is_cropped_in_the_middle() {
     assert_eq!(crop(3000, 10), Crop { left: 1493, top: 0, width: 13, height: 10 });
     assert_eq!(crop(10, 3000), Crop { left: 0, top: 1493, width: 10, height: 13 });
     assert_eq!(Crop::centre(7, 4), Crop { left: 1, top: 0, width: 4, height: 4 });
-}
-
-#[test]
-fn a_crop_is_resized_without_what_lies_around_it() {
-    let (width, height) = (60, 40);
-    let mut pixels = vec![255; width * height * 3];
-    for row in 10..30 {
-        pixels[(row * width + 20) * 3..(row * width + 40) * 3].fill(10);
-    }
-    let crop = Crop { left: 20, top: 10, width: 20, height: 20 };
-    let region = Region::of(&pixels, Crop::whole(width as u32, height as u32), crop, 1);
-    for size in [5, 20, 33] {
-        let mut view = vec![0; (size * size * 3) as usize];
-        Resampler::default().resample(&region, size, &mut view).expect("sizes that fit");
-        assert!(view.iter().all(|value| *value == 10), "size {size}");
-    }
-}
-
-#[test]
-fn a_flipped_view_is_mirrored_left_to_right() {
-    let mut view: Vec<u8> = (0..12).collect();
-    flip(&mut view, 2);
-    assert_eq!(view, [3, 4, 5, 0, 1, 2, 9, 10, 11, 6, 7, 8]);
 }
 
 #[test]

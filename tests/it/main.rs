@@ -18,6 +18,8 @@ mod ppm;
 mod reshard;
 // Parts of JPEGs by libjpeg-turbo.
 mod turbo;
+// Views of crops.
+mod resampling;
 // Context and target blocks.
 mod masks;
 // Two views of a field, one of them moved.
