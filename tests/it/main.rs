@@ -20,6 +20,8 @@ mod reshard;
 mod turbo;
 // Views of crops.
 mod resampling;
+// Transforms and colours of our own decoder, on each kind of processor.
+mod transforms;
 // Context and target blocks.
 mod masks;
 // Two views of a field, one of them moved.

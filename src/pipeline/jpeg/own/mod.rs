@@ -4,12 +4,15 @@
 //! markers, several bits at a look, and only blocks of the part are transformed. What is unusual (arithmetic coding, a
 //! scan for each component, four components) is left to others.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
 mod bits;
 mod colour;
 mod fault;
 mod huffman;
 mod picture;
 mod plane;
+pub mod processor;
 mod progressive;
 mod scan;
 mod transform;

@@ -1,9 +1,12 @@
 //! The samples of one component, as far as they are wanted.
 
 use super::picture::ZIGZAG;
-use super::transform::{flat, inverse2, inverse4, inverse8};
+use super::processor::{Processor, Square};
+use super::transform::flat;
 
-/// The coefficients of a block, row by row, and room for those that a damaged run puts past the end.
+/// The coefficients of a block, row by row, and room for those that a damaged run puts past the end. Aligned so that no
+/// vector crosses a cache line.
+#[repr(align(64))]
 pub struct Block([i16; 65]);
 
 impl Default for Block {
@@ -26,12 +29,9 @@ impl Block {
     }
 
     #[inline(always)]
-    fn scaled(&self, factors: &[i16; 64]) -> [i16; 64] {
-        let mut scaled = [0; 64];
-        for ((scaled, value), factor) in scaled.iter_mut().zip(&self.0).zip(factors) {
-            *scaled = value.wrapping_mul(*factor);
-        }
-        scaled
+    fn square(&self) -> &Square {
+        let [square @ .., _] = &self.0;
+        square
     }
 }
 
@@ -56,19 +56,26 @@ pub struct Plane {
 impl Plane {
     /// Puts the transformed block into its place, which is counted in blocks; all after `count` coefficients are zero.
     #[inline(always)]
-    pub fn put(&mut self, block: &Block, count: usize, factors: &[i16; 64], row: usize, column: usize) {
+    pub fn put(
+        &mut self,
+        processor: impl Processor,
+        block: &Block,
+        count: usize,
+        factors: &Square,
+        row: usize,
+        column: usize,
+    ) {
         let (side, stride) = (self.side, self.stride);
         let Some(into) = self.samples.get_mut((row * stride + column) * side..) else { return };
+        let (square, first) = (block.square(), flat(block.0[0].wrapping_mul(factors[0])));
         match side {
-            8 if count > 1 => inverse8(&block.scaled(factors), into, stride),
-            4 if count > 1 => inverse4(&block.scaled(factors), into, stride),
-            2 if count > 1 => inverse2(&block.scaled(factors), into, stride),
-            _ => {
-                let value = flat(block.0[0].wrapping_mul(factors[0]));
-                for row in into.chunks_mut(stride).take(side) {
-                    row[..side].fill(value);
-                }
-            }
+            8 if count > 1 => processor.inverse8(square, factors, into, stride),
+            8 => fill::<8>(first, into, stride),
+            4 if count > 1 => processor.inverse4(square, factors, into, stride),
+            4 => fill::<4>(first, into, stride),
+            2 if count > 1 => processor.inverse2(square, factors, into, stride),
+            2 => fill::<2>(first, into, stride),
+            _ => fill::<1>(first, into, stride),
         }
     }
 
@@ -78,5 +85,14 @@ impl Plane {
         let y = y.clamp(0, self.height as isize - 1) as usize;
         let start = y.saturating_sub(self.top) * self.stride;
         self.samples.get(start + left - self.left..start + self.stride).unwrap_or_default()
+    }
+}
+
+#[inline(always)]
+fn fill<const SIDE: usize>(sample: u8, into: &mut [u8], stride: usize) {
+    for row in 0..SIDE {
+        if let Some(into) = into.get_mut(row * stride..).and_then(|rest| rest.first_chunk_mut()) {
+            *into = [sample; SIDE];
+        }
     }
 }

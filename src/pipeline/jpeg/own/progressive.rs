@@ -11,6 +11,9 @@ use super::fault::Fault;
 use super::huffman::{Table, extend};
 use super::picture::{MOST_COMPONENTS, Picture, Scan};
 use super::plane::{Block, Plane};
+#[cfg(target_arch = "x86_64")]
+use super::processor::Avx2;
+use super::processor::{Plain, Processor, Square};
 use super::scan::{Wanted, difference};
 
 /// More scans than any encoder writes (about a dozen); each costs a pass over all blocks, however few its bytes.
@@ -122,17 +125,33 @@ impl Progressive {
         if grids.iter().any(|grid| grid.missing.iter().any(|missing| *missing != Some(0))) {
             return Err(Fault::Unusual);
         }
-        for ((component, grid), plane) in picture.components().iter().zip(grids).zip(planes) {
-            let factors = &picture.quantisation[component.quantisation];
-            let rows = wanted.rows.start * component.down..wanted.rows.end * component.down;
-            let columns = wanted.columns.start * component.across..wanted.columns.end * component.across;
-            transform(grid, factors, rows, columns, plane);
+        #[cfg(target_arch = "x86_64")]
+        if let Some(processor) = Avx2::found() {
+            transform(processor, grids, picture, wanted, planes);
+            return Ok(());
         }
+        transform(Plain, grids, picture, wanted, planes);
         Ok(())
     }
 }
 
-fn transform(grid: &Grid, factors: &[i16; 64], rows: Range<usize>, columns: Range<usize>, plane: &mut Plane) {
+fn transform(processor: impl Processor, grids: &[Grid], picture: &Picture, wanted: &Wanted, planes: &mut [Plane]) {
+    for ((component, grid), plane) in picture.components().iter().zip(grids).zip(planes) {
+        let factors = &picture.quantisation[component.quantisation];
+        let rows = wanted.rows.start * component.down..wanted.rows.end * component.down;
+        let columns = wanted.columns.start * component.across..wanted.columns.end * component.across;
+        transform_grid(processor, grid, factors, rows, columns, plane);
+    }
+}
+
+fn transform_grid(
+    processor: impl Processor,
+    grid: &Grid,
+    factors: &Square,
+    rows: Range<usize>,
+    columns: Range<usize>,
+    plane: &mut Plane,
+) {
     for row in rows.clone() {
         for column in columns.clone() {
             let Some(kept) = grid.blocks.get(row * grid.stride + column) else { continue };
@@ -142,7 +161,7 @@ fn transform(grid: &Grid, factors: &[i16; 64], rows: Range<usize>, columns: Rang
                 block.put(at, kept.values[at]);
             }
             let count = 64 - (kept.filled | 1).leading_zeros() as usize;
-            plane.put(&block, count, factors, row - rows.start, column - columns.start);
+            plane.put(processor, &block, count, factors, row - rows.start, column - columns.start);
         }
     }
 }

@@ -11,6 +11,9 @@ use super::fault::Fault;
 use super::huffman::{FirstTable, Symbol, Table, extend};
 use super::picture::{Component, MOST_COMPONENTS, Picture};
 use super::plane::{Block, Plane};
+#[cfg(target_arch = "x86_64")]
+use super::processor::Avx2;
+use super::processor::{Plain, Processor};
 
 /// Which MCUs are wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,18 +28,28 @@ pub struct Wanted {
 /// Decodes the wanted MCUs into the planes, which have room for them.
 pub fn decode(picture: &Picture, data: &Data, wanted: &Wanted, planes: &mut [Plane]) -> Result<(), Fault> {
     #[cfg(target_arch = "x86_64")]
-    if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("bmi2") {
+    if let Some(processor) = Avx2::found()
+        && std::arch::is_x86_feature_detected!("bmi1")
+        && std::arch::is_x86_feature_detected!("bmi2")
+        && std::arch::is_x86_feature_detected!("lzcnt")
+    {
         // SAFETY: the processor has what the function was compiled for.
         #[expect(unsafe_code, reason = "calls the same code, compiled for more than the least processor")]
-        return unsafe { decode_avx2(picture, data, wanted, planes) };
+        return unsafe { decode_avx2(processor, picture, data, wanted, planes) };
     }
-    Scan::new(picture, data).run(wanted, planes)
+    Scan::new(picture, data).run(Plain, wanted, planes)
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt")]
-fn decode_avx2(picture: &Picture, data: &Data, wanted: &Wanted, planes: &mut [Plane]) -> Result<(), Fault> {
-    Scan::new(picture, data).run(wanted, planes)
+fn decode_avx2(
+    processor: Avx2,
+    picture: &Picture,
+    data: &Data,
+    wanted: &Wanted,
+    planes: &mut [Plane],
+) -> Result<(), Fault> {
+    Scan::new(picture, data).run(processor, wanted, planes)
 }
 
 struct Scan<'a> {
@@ -55,7 +68,7 @@ impl<'a> Scan<'a> {
     }
 
     #[inline(always)]
-    fn run(&mut self, wanted: &Wanted, planes: &mut [Plane]) -> Result<(), Fault> {
+    fn run(&mut self, processor: impl Processor, wanted: &Wanted, planes: &mut [Plane]) -> Result<(), Fault> {
         for row in 0..wanted.down {
             if row >= wanted.rows.end && self.is_ended {
                 return Ok(());
@@ -63,7 +76,7 @@ impl<'a> Scan<'a> {
             if wanted.rows.contains(&row) {
                 self.skip(wanted.columns.start)?;
                 for column in 0..wanted.columns.len() {
-                    self.mcu(row - wanted.rows.start, column, planes)?;
+                    self.mcu(processor, row - wanted.rows.start, column, planes)?;
                 }
                 self.skip(wanted.across - wanted.columns.end)?;
             } else {
@@ -98,7 +111,7 @@ impl<'a> Scan<'a> {
     }
 
     #[inline(always)]
-    fn mcu(&mut self, row: usize, column: usize, planes: &mut [Plane]) -> Result<(), Fault> {
+    fn mcu(&mut self, processor: impl Processor, row: usize, column: usize, planes: &mut [Plane]) -> Result<(), Fault> {
         self.step()?;
         let picture = self.picture;
         for ((component, before), plane) in picture.components().iter().zip(&mut self.before).zip(planes) {
@@ -110,7 +123,7 @@ impl<'a> Scan<'a> {
                     let mut block = Block::default();
                     let count = coefficients(&mut self.intervals.bits, &picture.ac[ac], &mut block)?;
                     block.set_first(*before as i16);
-                    plane.put(&block, count, table, row * down + y, column * across + x);
+                    plane.put(processor, &block, count, table, row * down + y, column * across + x);
                 }
             }
         }

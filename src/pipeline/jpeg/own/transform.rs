@@ -1,9 +1,12 @@
 //! Coefficients → samples: the inverse cosine transform at 8, 4, 2 and 1 samples a side.
 //!
 //! The same integers as libjpeg's accurate transforms (Loeffler, Ligtenberg and Moschytz, ICASSP 1989, with 11
-//! multiplications, and its reductions), bit for bit. Lanes are arrays, which the compiler turns into vectors.
+//! multiplications, and its reductions), bit for bit. Lanes are arrays, which the compiler turns into vectors. Between the
+//! passes numbers are kept in 16 bits, which is more than a sound picture's need.
 
 use std::num::Wrapping;
+
+use super::processor::Square;
 
 /// Damaged coefficients may leave the range of a picture's; their sums wrap.
 type Number = Wrapping<i32>;
@@ -14,28 +17,27 @@ type Lanes = [Number; 8];
 const ZERO: Number = Wrapping(0);
 
 /// Fractional bits of the constants, and those kept between the passes.
-const CONST_BITS: usize = 13;
-const PASS_BITS: usize = 2;
+pub const CONST_BITS: usize = 13;
+pub const PASS_BITS: usize = 2;
+
+/// The sample that a block of zeros becomes.
+pub const CENTRE: i32 = 128;
 
 /// A number as fixed point.
-const fn fix(number: f64) -> Number {
-    Wrapping((number * (1 << CONST_BITS) as f64 + 0.5) as i32)
+pub const fn fix(number: f64) -> i32 {
+    (number * (1 << CONST_BITS) as f64 + 0.5) as i32
 }
 
-#[inline(always)]
-fn transposed(rows: [Lanes; 8]) -> [Lanes; 8] {
-    let mut columns = [[ZERO; 8]; 8];
-    for (row, lanes) in rows.iter().enumerate() {
-        for (column, value) in lanes.iter().enumerate() {
-            columns[column][row] = *value;
-        }
-    }
-    columns
+/// Rounds what is shifted, and moves the result by `centre`.
+const fn bias(shift: usize, centre: i32) -> Number {
+    Wrapping((1 << (shift - 1)) + (centre << shift))
 }
 
 /// One pass over eight inputs of each lane.
 #[inline(always)]
-fn pass8(input: &[Lanes; 8], shift: usize) -> [Lanes; 8] {
+fn pass8(input: &[Lanes; 8], shift: usize, centre: i32) -> [Lanes; 8] {
+    let fix = |number| Wrapping(fix(number));
+    let bias = bias(shift, centre);
     let mut output = [[ZERO; 8]; 8];
     for lane in 0..8 {
         let at = |row: usize| input[row][lane];
@@ -58,10 +60,9 @@ fn pass8(input: &[Lanes; 8], shift: usize) -> [Lanes; 8] {
             at(5) * fix(2.053119869) - z2 + z4,
             at(7) * fix(0.298631336) - z1 + z3,
         ];
-        let round = Wrapping(1 << (shift - 1));
         for (row, (sum, odd)) in sums.into_iter().zip(odds).enumerate() {
-            output[row][lane] = (sum + odd + round) >> shift;
-            output[7 - row][lane] = (sum - odd + round) >> shift;
+            output[row][lane] = (sum + odd + bias) >> shift;
+            output[7 - row][lane] = (sum - odd + bias) >> shift;
         }
     }
     output
@@ -69,15 +70,15 @@ fn pass8(input: &[Lanes; 8], shift: usize) -> [Lanes; 8] {
 
 #[inline(always)]
 fn sample(value: Number) -> u8 {
-    (value + Wrapping(128)).0.clamp(0, 255) as u8
+    value.0.clamp(0, 255) as u8
 }
 
 #[inline(always)]
-fn widened(block: &[i16; 64]) -> [Lanes; 8] {
+fn coefficients(block: &Square, factors: &Square) -> [Lanes; 8] {
     let mut rows = [[ZERO; 8]; 8];
     for (row, lanes) in rows.iter_mut().enumerate() {
         for (lane, value) in lanes.iter_mut().enumerate() {
-            *value = Wrapping(block[row * 8 + lane].into());
+            *value = Wrapping(block[row * 8 + lane].wrapping_mul(factors[row * 8 + lane]).into());
         }
     }
     rows
@@ -85,47 +86,40 @@ fn widened(block: &[i16; 64]) -> [Lanes; 8] {
 
 /// Writes 8 rows of 8 samples, `stride` apart.
 #[inline(always)]
-pub fn inverse8(block: &[i16; 64], into: &mut [u8], stride: usize) {
-    let columns = pass8(&widened(block), CONST_BITS - PASS_BITS);
-    let rows = pass8(&transposed(columns), CONST_BITS + PASS_BITS + 3);
-    for (row, lanes) in transposed(rows).iter().enumerate() {
-        if let Some(into) = into.get_mut(row * stride..row * stride + 8) {
-            for (into, value) in into.iter_mut().zip(lanes) {
-                *into = sample(*value);
-            }
-        }
-    }
+pub fn inverse8(block: &Square, factors: &Square, into: &mut [u8], stride: usize) {
+    let rows = pass8(&coefficients(block, factors), CONST_BITS - PASS_BITS, 0);
+    write_turned(&pass8(&turned(&rows), CONST_BITS + PASS_BITS + 3, CENTRE), into, stride);
 }
 
 /// Four outputs a lane of the eight inputs, the middle one of which does not matter.
 #[inline(always)]
-fn pass4(input: &[Lanes; 8], shift: usize) -> [Lanes; 4] {
+fn pass4(input: &[Lanes; 8], shift: usize, centre: i32) -> [Lanes; 4] {
+    let bias = bias(shift, centre);
     let mut output = [[ZERO; 8]; 4];
     for lane in 0..8 {
-        let at = |row: usize, factor: f64| input[row][lane] * fix(factor);
+        let at = |row: usize, factor: f64| input[row][lane] * Wrapping(fix(factor));
         let middle = input[0][lane] << (CONST_BITS + 1);
         let slope = at(2, 1.847759065) - at(6, 0.765366865);
         let inner = at(5, 1.451774981) - at(7, 0.211164243) - at(3, 2.172734803) + at(1, 1.061594337);
         let outer = at(3, 0.899976223) - at(7, 0.509795579) - at(5, 0.601344887) + at(1, 2.562915447);
-        let round = Wrapping(1 << (shift - 1));
-        output[0][lane] = (middle + slope + outer + round) >> shift;
-        output[3][lane] = (middle + slope - outer + round) >> shift;
-        output[1][lane] = (middle - slope + inner + round) >> shift;
-        output[2][lane] = (middle - slope - inner + round) >> shift;
+        output[0][lane] = (middle + slope + outer + bias) >> shift;
+        output[3][lane] = (middle + slope - outer + bias) >> shift;
+        output[1][lane] = (middle - slope + inner + bias) >> shift;
+        output[2][lane] = (middle - slope - inner + bias) >> shift;
     }
     output
 }
 
 #[inline(always)]
-fn pass2(input: &[Lanes; 8], shift: usize) -> [Lanes; 2] {
+fn pass2(input: &[Lanes; 8], shift: usize, centre: i32) -> [Lanes; 2] {
+    let bias = bias(shift, centre);
     let mut output = [[ZERO; 8]; 2];
     for lane in 0..8 {
-        let at = |row: usize, factor: f64| input[row][lane] * fix(factor);
+        let at = |row: usize, factor: f64| input[row][lane] * Wrapping(fix(factor));
         let middle = input[0][lane] << (CONST_BITS + 2);
         let odd = at(5, 0.850430095) - at(7, 0.720959822) - at(3, 1.272758580) + at(1, 3.624509785);
-        let round = Wrapping(1 << (shift - 1));
-        output[0][lane] = (middle + odd + round) >> shift;
-        output[1][lane] = (middle - odd + round) >> shift;
+        output[0][lane] = (middle + odd + bias) >> shift;
+        output[1][lane] = (middle - odd + bias) >> shift;
     }
     output
 }
@@ -136,7 +130,7 @@ fn turned<const ROWS: usize>(rows: &[Lanes; ROWS]) -> [Lanes; 8] {
     let mut columns = [[ZERO; 8]; 8];
     for (column, lanes) in columns.iter_mut().enumerate() {
         for (row, values) in rows.iter().enumerate() {
-            lanes[row] = values[column];
+            lanes[row] = Wrapping(values[column].0.clamp(i16::MIN.into(), i16::MAX.into()));
         }
     }
     columns
@@ -154,19 +148,19 @@ fn write_turned<const SIDE: usize>(columns: &[Lanes; SIDE], into: &mut [u8], str
 }
 
 #[inline(always)]
-pub fn inverse4(block: &[i16; 64], into: &mut [u8], stride: usize) {
-    let rows = pass4(&widened(block), CONST_BITS - PASS_BITS + 1);
-    write_turned(&pass4(&turned(&rows), CONST_BITS + PASS_BITS + 3 + 1), into, stride);
+pub fn inverse4(block: &Square, factors: &Square, into: &mut [u8], stride: usize) {
+    let rows = pass4(&coefficients(block, factors), CONST_BITS - PASS_BITS + 1, 0);
+    write_turned(&pass4(&turned(&rows), CONST_BITS + PASS_BITS + 3 + 1, CENTRE), into, stride);
 }
 
 #[inline(always)]
-pub fn inverse2(block: &[i16; 64], into: &mut [u8], stride: usize) {
-    let rows = pass2(&widened(block), CONST_BITS - PASS_BITS + 2);
-    write_turned(&pass2(&turned(&rows), CONST_BITS + PASS_BITS + 3 + 2), into, stride);
+pub fn inverse2(block: &Square, factors: &Square, into: &mut [u8], stride: usize) {
+    let rows = pass2(&coefficients(block, factors), CONST_BITS - PASS_BITS + 2, 0);
+    write_turned(&pass2(&turned(&rows), CONST_BITS + PASS_BITS + 3 + 2, CENTRE), into, stride);
 }
 
 /// The one sample that the first coefficient is.
 #[inline(always)]
 pub fn flat(first: i16) -> u8 {
-    sample(Wrapping((i32::from(first) + 4) >> 3))
+    sample(Wrapping(((i32::from(first) + 4) >> 3) + CENTRE))
 }
