@@ -4,6 +4,7 @@
 //! column. Turning the rows costs less than gathering neighbours within them.
 
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 use super::axis::Axis;
 use super::{Cut, FRACTION_BITS, HALF, MIDDLE};
@@ -23,11 +24,19 @@ const MOST_TAPS: usize = 8;
 /// Bytes of a row that are taken at once.
 const PART: usize = 32;
 
-/// A column of sixteen rows.
-type Line = [i16; ROWS];
+/// A column of sixteen rows; where it begins, a load of it never needs two lines of the cache.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(align(32))]
+struct Line([i16; ROWS]);
 
-/// Eight columns before they are turned: in a line, a row and the eighth after it.
-type Block = [Line; 8];
+/// Eight columns of a row.
+type Eight = [i16; 8];
+
+/// A part of each of sixteen rows, in the order in which it is unpacked: the first and third eight columns, then the
+/// second and fourth.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(align(64))]
+struct Block([[[Eight; 2]; 2]; ROWS]);
 
 /// Blocks and lines that are used again.
 #[derive(Debug, Default)]
@@ -66,8 +75,8 @@ pub fn resample(cut: &Cut, across: &Axis, down: &Axis, buffers: &mut Blocks, vie
     tail.extend_from_slice(&cut.pixels[cut.pixels.len().saturating_sub(padded)..]);
     tail.resize(tail.len() + padded, 0);
     let source = Source { cut, tail };
-    let at_once = (PIXELS * width / cut.width).next_multiple_of(ROWS);
-    let mut sums = [[[0; ROWS]; 3]; ROWS];
+    let at_once = (PIXELS * width / cut.width).max(1).next_multiple_of(ROWS);
+    let mut sums = [[Line::default(); 3]; ROWS];
     for top in starts(0..height) {
         for first in (0..width).step_by(at_once) {
             let end = (first + at_once).min(width);
@@ -75,8 +84,7 @@ pub fn resample(cut: &Cut, across: &Axis, down: &Axis, buffers: &mut Blocks, vie
             let [one, other] = [columns.start, columns.end - 1].map(|column| across.starts[column] as usize);
             let left = one.min(other);
             let parts = ((one.max(other) + across.taps - left) * 3).div_ceil(PART);
-            let blocks = grown(blocks, parts * (PART / 8));
-            let lines = grown(lines, parts * PART);
+            let (blocks, lines) = (grown(blocks, parts), grown(lines, parts * PART));
             in_turns!(down.taps, blend_down(&source, down, top, left, blocks));
             for (block, lines) in blocks.iter().zip(lines.as_chunks_mut().0) {
                 turn(block, lines);
@@ -92,14 +100,14 @@ pub fn resample(cut: &Cut, across: &Axis, down: &Axis, buffers: &mut Blocks, vie
 }
 
 /// Where blocks of sixteen begin; the last two may overlap.
-fn starts(range: std::ops::Range<usize>) -> impl Iterator<Item = usize> {
+fn starts(range: Range<usize>) -> impl Iterator<Item = usize> {
     let last = range.end - ROWS;
     range.step_by(ROWS).map(move |start| start.min(last))
 }
 
-fn grown<T: Copy + Default, const N: usize>(buffer: &mut Vec<[T; N]>, length: usize) -> &mut [[T; N]] {
+fn grown<T: Copy + Default>(buffer: &mut Vec<T>, length: usize) -> &mut [T] {
     if buffer.len() < length {
-        buffer.resize(length, [T::default(); N]);
+        buffer.resize(length, T::default());
     }
     &mut buffer[..length]
 }
@@ -132,7 +140,7 @@ fn blend_down<const TAPS: usize>(
     left: usize,
     blocks: &mut [Block],
 ) {
-    let parts = blocks.len() / (PART / 8);
+    let parts = blocks.len();
     let (zero, half) = (_mm256_setzero_si256(), _mm256_set1_epi16(HALF));
     for row in 0..ROWS {
         let start = down.starts[top + row] as usize + first;
@@ -141,22 +149,19 @@ fn blend_down<const TAPS: usize>(
             taps[tap] = &source.parts(left, start + tap, parts)[..parts];
             weights[tap] = _mm256_set1_epi16(down.weights(first + tap)[top + row]);
         }
-        for (part, blocks) in blocks.as_chunks_mut::<{ PART / 8 }>().0.iter_mut().enumerate() {
-            let [a, b, c, d] = blocks.each_mut().map(|block| &mut block[row % 8].as_chunks_mut().0[row / 8]);
+        for (part, block) in blocks.iter_mut().enumerate() {
+            let [even, odd] = &mut block.0[row];
             let (mut low, mut high) = (half, half);
             if first > 0 {
-                low = _mm256_set_m128i(load_half(c), load_half(a));
-                high = _mm256_set_m128i(load_half(d), load_half(b));
+                (low, high) = (load_eights(even), load_eights(odd));
             }
             for tap in 0..TAPS {
                 let bytes = _mm256_xor_si256(load_bytes(&taps[tap][part]), _mm256_set1_epi8(MIDDLE as i8));
                 low = _mm256_add_epi16(low, _mm256_mulhrs_epi16(_mm256_unpacklo_epi8(zero, bytes), weights[tap]));
                 high = _mm256_add_epi16(high, _mm256_mulhrs_epi16(_mm256_unpackhi_epi8(zero, bytes), weights[tap]));
             }
-            store_half(a, _mm256_castsi256_si128(low));
-            store_half(b, _mm256_castsi256_si128(high));
-            store_half(c, _mm256_extracti128_si256::<1>(low));
-            store_half(d, _mm256_extracti128_si256::<1>(high));
+            store_eights(even, low);
+            store_eights(odd, high);
         }
     }
 }
@@ -194,13 +199,17 @@ fn eights(first: __m256i, last: __m256i) -> [__m256i; 2] {
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn turn(block: &Block, lines: &mut [Line; 8]) {
-    let mut rows = [_mm256_setzero_si256(); 8];
-    for (row, line) in rows.iter_mut().zip(block) {
-        *row = load_line(line);
-    }
-    for (line, column) in lines.iter_mut().zip(turned(rows)) {
-        store_line(line, column);
+fn turn(block: &Block, lines: &mut [Line; PART]) {
+    let (above, below) = block.0.split_at(ROWS / 2);
+    for (number, lines) in lines.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+        let (odd, place) = (number % 2, number / 2);
+        let mut rows = [_mm256_setzero_si256(); 8];
+        for (row, (above, below)) in rows.iter_mut().zip(above.iter().zip(below)) {
+            *row = _mm256_set_m128i(load_eight(&below[odd][place]), load_eight(&above[odd][place]));
+        }
+        for (line, column) in lines.iter_mut().zip(turned(rows)) {
+            store_line(line, column);
+        }
     }
 }
 
@@ -257,7 +266,7 @@ fn turn_back(lines: &[Line; ROWS], view: &mut [u8], stride: usize) {
 
 #[inline]
 #[target_feature(enable = "avx2")]
-#[expect(unsafe_code, reason = "the loads of values are slower")]
+#[expect(unsafe_code, reason = "a vector is loaded through a pointer")]
 fn load_bytes(bytes: &[u8; PART]) -> __m256i {
     // SAFETY: the array has as many bytes as are read.
     unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
@@ -265,34 +274,42 @@ fn load_bytes(bytes: &[u8; PART]) -> __m256i {
 
 #[inline]
 #[target_feature(enable = "avx2")]
-#[expect(unsafe_code, reason = "the loads of values are slower")]
+#[expect(unsafe_code, reason = "a vector is loaded through a pointer")]
 fn load_line(line: &Line) -> __m256i {
     // SAFETY: the array has as many bytes as are read.
-    unsafe { _mm256_loadu_si256(line.as_ptr().cast()) }
+    unsafe { _mm256_loadu_si256(line.0.as_ptr().cast()) }
 }
 
 #[inline]
 #[target_feature(enable = "avx2")]
-#[expect(unsafe_code, reason = "the loads of values are slower")]
-fn load_half(half: &[i16; 8]) -> __m128i {
+#[expect(unsafe_code, reason = "a vector is loaded through a pointer")]
+fn load_eight(eight: &Eight) -> __m128i {
     // SAFETY: the array has as many bytes as are read.
-    unsafe { _mm_loadu_si128(half.as_ptr().cast()) }
+    unsafe { _mm_loadu_si128(eight.as_ptr().cast()) }
 }
 
 #[inline]
 #[target_feature(enable = "avx2")]
-#[expect(unsafe_code, reason = "there is no other way to store a value")]
+#[expect(unsafe_code, reason = "a vector is loaded through a pointer")]
+fn load_eights(eights: &[Eight; 2]) -> __m256i {
+    // SAFETY: the array has as many bytes as are read.
+    unsafe { _mm256_loadu_si256(eights.as_ptr().cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+#[expect(unsafe_code, reason = "a vector is stored through a pointer")]
 fn store_line(line: &mut Line, value: __m256i) {
     // SAFETY: the array has as many bytes as are written.
-    unsafe { _mm256_storeu_si256(line.as_mut_ptr().cast(), value) }
+    unsafe { _mm256_storeu_si256(line.0.as_mut_ptr().cast(), value) }
 }
 
 #[inline]
 #[target_feature(enable = "avx2")]
-#[expect(unsafe_code, reason = "there is no other way to store a value")]
-fn store_half(half: &mut [i16; 8], value: __m128i) {
+#[expect(unsafe_code, reason = "a vector is stored through a pointer")]
+fn store_eights(eights: &mut [Eight; 2], value: __m256i) {
     // SAFETY: the array has as many bytes as are written.
-    unsafe { _mm_storeu_si128(half.as_mut_ptr().cast(), value) }
+    unsafe { _mm256_storeu_si256(eights.as_mut_ptr().cast(), value) }
 }
 
 /// Eight rows in the first halves, the eight below in the last.

@@ -48,7 +48,7 @@ impl Resampler {
         #[cfg(target_arch = "x86_64")]
         if is_x86_feature_detected!("avx2") {
             // SAFETY: the processor has what the function was compiled for.
-            #[expect(unsafe_code, reason = "four times faster than what the compiler makes of the plain way")]
+            #[expect(unsafe_code, reason = "many times as fast as the plain way")]
             unsafe {
                 self.resample_avx2(&cut, region, size, mirrored, view);
             }

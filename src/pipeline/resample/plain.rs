@@ -73,12 +73,11 @@ fn sum_down<const EXACT: bool>(cut: &Cut, down: &Axis, number: usize, first: usi
 /// Adds the share of a segment, which begins at the pixel `first`, to every pixel of the view that it reaches.
 #[inline(always)]
 fn sum_across<const EXACT: bool>(across: &Axis, first: usize, segment: &[[i16; 3]], view: &mut [[i32; 3]]) {
-    for (number, (sums, start)) in view.iter_mut().zip(&across.starts).enumerate() {
-        let start = *start as usize;
-        for place in start.max(first)..(start + across.taps).min(first + segment.len()) {
-            let weight = across.weights(place - start)[number];
-            for (sum, value) in sums.iter_mut().zip(segment[place - first]) {
-                *sum += product::<EXACT>(value, weight);
+    for tap in 0..across.taps {
+        for ((sums, start), weight) in view.iter_mut().zip(&across.starts).zip(across.weights(tap)) {
+            let Some(pixel) = segment.get((*start as usize + tap).wrapping_sub(first)) else { continue };
+            for (sum, value) in sums.iter_mut().zip(pixel) {
+                *sum += product::<EXACT>(*value, *weight);
             }
         }
     }

@@ -142,7 +142,8 @@ struct Line {
 
 impl Line {
     fn of(batch: &Batch) -> Self {
-        assert_eq!(batch.pixels.len(), batch.samples.len() * 16 * 16 * 3);
+        let views = if batch.saccades.is_some() { 2 } else { 1 };
+        assert_eq!(batch.pixels.len(), batch.samples.len() * views * 16 * 16 * 3);
         Self {
             step: batch.step,
             epoch: batch.epoch,

@@ -179,7 +179,7 @@ struct Pass<'a> {
 
 fn read(picture: &Picture, data: &Data, wanted: &Wanted, grids: &mut [Grid]) -> Result<(), Fault> {
     #[cfg(target_arch = "x86_64")]
-    if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("bmi2") {
+    if Avx2::found().is_some() {
         // SAFETY: the processor has what the function was compiled for.
         #[expect(unsafe_code, reason = "calls the same code, compiled for more than the least processor")]
         return unsafe { read_avx2(picture, data, wanted, grids) };

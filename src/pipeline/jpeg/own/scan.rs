@@ -28,11 +28,7 @@ pub struct Wanted {
 /// Decodes the wanted MCUs into the planes, which have room for them.
 pub fn decode(picture: &Picture, data: &Data, wanted: &Wanted, planes: &mut [Plane]) -> Result<(), Fault> {
     #[cfg(target_arch = "x86_64")]
-    if let Some(processor) = Avx2::found()
-        && std::arch::is_x86_feature_detected!("bmi1")
-        && std::arch::is_x86_feature_detected!("bmi2")
-        && std::arch::is_x86_feature_detected!("lzcnt")
-    {
+    if let Some(processor) = Avx2::found() {
         // SAFETY: the processor has what the function was compiled for.
         #[expect(unsafe_code, reason = "calls the same code, compiled for more than the least processor")]
         return unsafe { decode_avx2(processor, picture, data, wanted, planes) };
