@@ -306,6 +306,7 @@ fn overview(plan: &Plan, device: &str) -> Vec<(&'static str, String)> {
     let warmup = count(plan.step.schedules.warmup_steps);
     vec![
         ("data", format!("{samples} samples in {shards} shards{scored}")),
+        ("JPEGs", format!("decoded by {}", plan.config.decode.jpeg.describe())),
         (
             "grid",
             format!("{grid} x {grid} patches of {0} x {0} pixels, {1} x {1} in all", encoder.patch, encoder.image),

@@ -19,6 +19,9 @@ patience=600
 # Ours: name|section|more --set values. The first of a section is what its other rows are compared with.
 ours=(
     "saccade|jpeg|"
+    "saccade-two-views|jpeg|--set augment.size=128 --set saccade.field=200 --set saccade.most_shift=0.9 --set saccade.most_degrees=2 --set saccade.filter=bilinear --set saccade.moved=second"
+    "saccade-turbo|jpeg|--set decode.jpeg=turbo"
+    "saccade-zune|jpeg|--set decode.jpeg=zune"
     "saccade-decoded|decoded|"
 )
 # Theirs: name|section|packages (a requirements file)|script and its own arguments.

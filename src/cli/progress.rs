@@ -61,6 +61,7 @@ impl Progress {
             "run {}: {samples} samples, {parameters} parameters, {} steps on {device}",
             self.folder, plan.steps
         ));
+        self.line(&format!("JPEGs are decoded by {}", plan.config.decode.jpeg.describe()));
         if let Some(address) = self.address {
             self.line(&format!("metrics at http://{address}/metrics"));
         }

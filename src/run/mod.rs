@@ -113,9 +113,7 @@ pub fn train(plan: &Plan, folder: &RunFolder, mut around: Surroundings) -> Resul
 /// # Errors
 /// When the weights to begin with cannot be read or belong to another model.
 pub fn trainer(plan: &Plan, place: &Placement, start: Option<&Path>) -> Result<Trainer> {
-    if plan.stream.saccade.is_some() {
-        bail!("saccade: no objective trains on two views of a sample; leave [saccade] out");
-    }
+    check_objective(plan)?;
     let device = place.device.clone().autodiff();
     let model = Model::new(plan.encoder, plan.predictor, plan.config.seed, &device);
     let mut trainer = Trainer::new(model, plan.step.clone());
@@ -130,13 +128,21 @@ pub fn trainer(plan: &Plan, place: &Placement, start: Option<&Path>) -> Result<T
 /// Makes sure, before anything is written, that a run of this Plan can begin.
 ///
 /// # Errors
-/// When the device cannot be used, or the weights to begin with belong to another model.
+/// When the device cannot be used, no objective takes the samples, or the weights to begin with belong to another model.
 pub fn ready(plan: &Plan) -> Result<Placement> {
+    check_objective(plan)?;
     let place = plan.config.device.open()?;
     if let Some(path) = &plan.config.encoder.weights {
         exchange::open(path)?.check_encoder(&plan.encoder).with_context(|| path.display().to_string())?;
     }
     Ok(place)
+}
+
+fn check_objective(plan: &Plan) -> Result<()> {
+    if plan.stream.saccade.is_some() {
+        bail!("saccade: no objective trains on two views of a sample; leave [saccade] out");
+    }
+    Ok(())
 }
 
 /// The Plan's stream of samples, from and to any step.

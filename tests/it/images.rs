@@ -289,3 +289,39 @@ fn restart_marker_that_was_not_announced_is_damage_and_no_picture() {
         assert!(read.is_err(), "the rest of this picture was made up by {jpeg:?}");
     }
 }
+
+/// A view of a crop by a decoder; at full size unless it may decode at a smaller scale.
+fn view(jpeg: JpegDecoder, smooth_chroma: bool, bytes: &[u8], crop: Crop, size: u32, scaled: bool) -> Vec<u8> {
+    let (mut bytes, mut decoder) = (bytes.to_vec(), Decoder::new(DecodeConfig { jpeg, smooth_chroma }));
+    let header = header(&bytes).expect("a sound image");
+    let least = if scaled { size } else { u32::MAX };
+    let region = decoder.decode(&mut bytes, &header, crop, least).expect("a sound image");
+    let mut view = vec![0; (size * size * 3) as usize];
+    Resampler::default().resample(&region, [size; 2], false, &mut view).expect("sizes that fit");
+    view
+}
+
+/// Mean and greatest difference, in levels.
+fn difference(one: &[u8], other: &[u8]) -> (f64, u8) {
+    let differences = one.iter().zip(other).map(|(one, other)| one.abs_diff(*other));
+    (differences.clone().map(f64::from).sum::<f64>() / one.len() as f64, differences.max().unwrap_or_default())
+}
+
+#[test]
+fn a_crop_decoded_alone_is_the_crop_of_the_whole_picture_decoded() {
+    let mut draws = Draws::new(5, 0, 0, Purpose::Crop);
+    for ((name, bytes), jpeg) in by_each_decoder().filter(|((name, _), _)| !name.starts_with("odd")) {
+        let whole = read_by(jpeg, bytes.clone()).expect("a sound image");
+        for _ in 0..60 {
+            let crop = Crop::draw(&config(false), whole.width, whole.height, &mut draws);
+            let region = Region::of(&whole.pixels, Crop::whole(whole.width, whole.height), crop, 1);
+            let mut expected = vec![0; 20 * 20 * 3];
+            Resampler::default().resample(&region, [20; 2], false, &mut expected).expect("sizes that fit");
+            assert!(view(jpeg, true, &bytes, crop, 20, false) == expected, "{name} by {jpeg:?}: {crop:?}");
+            // A smaller transform is a box filter where the other way is a triangle: on pictures as fine as these,
+            // which have no larger areas, that is some levels.
+            let (mean, _) = difference(&view(jpeg, true, &bytes, crop, 20, true), &expected);
+            assert!(mean <= 8.0, "{name} by {jpeg:?}: {crop:?} differs by {mean} levels when decoded smaller");
+        }
+    }
+}

@@ -34,8 +34,8 @@ impl JpegDecoder {
     /// In words, for the log.
     pub fn describe(self) -> &'static str {
         match self {
-            Self::Own if Self::HAS_TURBO => "our own; unusual files by libjpeg-turbo",
-            Self::Own => "our own; unusual files by zune-jpeg, for this build has no libjpeg-turbo",
+            Self::Own if Self::HAS_TURBO => "our own decoder; unusual files by libjpeg-turbo",
+            Self::Own => "our own decoder; unusual files by zune-jpeg, for this build has no libjpeg-turbo",
             Self::Turbo => "libjpeg-turbo",
             Self::Zune => "zune-jpeg",
         }
