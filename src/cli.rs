@@ -45,9 +45,7 @@ enum Verb {
   saccade train --resume runs/quickstart")]
     Train(TrainArgs),
     /// Checks a pipeline file and prints what a run of it would be
-    #[command(
-        after_help = "Example:\n  saccade check pipelines/ijepa-vit-h14-in1k.toml --set data.train='/data/train-{0000..1023}.tar'"
-    )]
+    #[command(after_help = "Example:\n  saccade check pipelines/quickstart.toml --set train.batch=64")]
     Check(CheckArgs),
     /// Runs the data path alone and prints a line per batch
     #[command(after_help = "Example:\n  saccade stream pipelines/quickstart.toml --batches 10 --start-step 100 --json")]

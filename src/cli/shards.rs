@@ -11,7 +11,7 @@ use super::progress::{bytes, count};
 use super::{say, say_json};
 use crate::pipeline::shrink::Fit;
 use crate::run::reshard::{self, Account, Done, Reshard};
-use crate::shard;
+use crate::shard::{self, Report};
 
 #[derive(Subcommand)]
 pub enum ShardsVerb {
@@ -132,8 +132,14 @@ fn table(account: &Account) -> String {
 
 fn verify(args: &ShardsArgs) -> Result<()> {
     let report = shard::verify(&args.shards)?;
-    if args.json {
-        say_json(&report)?;
+    let told = tell(&report, args.json);
+    // Whoever stops reading early still learns of it by the exit code.
+    if report.problems > 0 { bail!("{} problems found", report.problems) } else { told }
+}
+
+fn tell(report: &Report, json: bool) -> Result<()> {
+    if json {
+        say_json(report)?;
     } else {
         for shard in &report.shards {
             for problem in &shard.problems {
@@ -151,5 +157,5 @@ fn verify(args: &ShardsArgs) -> Result<()> {
             report.problems
         ))?;
     }
-    if report.problems > 0 { bail!("{} problems found", report.problems) } else { Ok(()) }
+    Ok(())
 }

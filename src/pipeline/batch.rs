@@ -203,7 +203,8 @@ impl Pool {
 
     pub fn take_sample(&self, length: u64) -> Vec<u8> {
         let length = length as usize;
-        let pooled = if length <= self.usual_sample { self.samples.pop() } else { None };
+        // One is taken in any case, so that what is idle and what is in use are never more than what may be in flight.
+        let pooled = self.samples.pop().filter(|_| length <= self.usual_sample);
         pooled.unwrap_or_else(|| Vec::with_capacity(length.max(self.usual_sample) + SAMPLE_END))
     }
 

@@ -207,6 +207,7 @@ impl Decoder {
     }
 
     fn give_back(&mut self) {
+        self.jpeg.give_back();
         for buffer in [&mut self.pixels, &mut self.raw] {
             if buffer.capacity() > KEPT_BYTES {
                 *buffer = Vec::new();

@@ -237,7 +237,8 @@ pub fn bytes_in_flight(spec: &StreamSpec, config: &StreamConfig, largest_sample:
     }));
     let batches = config.batches_in_flight().saturating_mul(spec.batch).saturating_mul(per_sample);
     let samples = (config.samples_in_flight() as u64).saturating_mul(largest_sample.saturating_add(SAMPLE_END as u64));
-    samples.saturating_add(batches as u64)
+    let field = spec.saccade.as_ref().map_or(0, |saccade| 3 * u64::from(saccade.field).pow(2));
+    samples.saturating_add(batches as u64).saturating_add(field.saturating_mul(config.workers as u64))
 }
 
 /// The bytes that all but about a hundredth of a set's samples do not exceed.

@@ -403,14 +403,20 @@ fn note(path: &Path, shard: &Path, dropped: &[Dropped]) -> Result<()> {
         line.ends_with('\n') && parsed.map_or(true, |line| line.shard.file_name() != shard.file_name())
     };
     let mut text: String = before.split_inclusive('\n').filter(is_of_another).collect();
-    if text == before {
-        text.clear();
+    let is_rewritten = text != before;
+    if is_rewritten {
+        file.rewind().with_context(failed)?;
     } else {
-        file.set_len(0).and_then(|()| file.rewind()).with_context(failed)?;
+        text.clear();
     }
     for sample in dropped {
         text += &serde_json::to_string(sample)?;
         text.push('\n');
     }
-    file.write_all(text.as_bytes()).and_then(|()| file.sync_data()).with_context(failed)
+    file.write_all(text.as_bytes()).with_context(failed)?;
+    if is_rewritten {
+        // Cut only when all of it is written: a full disk loses no line.
+        file.set_len(text.len() as u64).with_context(failed)?;
+    }
+    file.sync_data().with_context(failed)
 }

@@ -12,7 +12,7 @@ use super::{Event, StepLine, Surroundings, stream, trainer, uploaded};
 use crate::checkpoint::{self, Checkpoint, Position};
 use crate::config::Plan;
 use crate::pipeline::{Counts, PipelineError};
-use crate::telemetry::{Gauge, Stage, Telemetry};
+use crate::telemetry::{Activity, Gauge, Stage, Telemetry};
 use crate::train::device::Placement;
 use crate::train::step::TrainerState;
 use crate::train::upload::DeviceBatch;
@@ -79,8 +79,11 @@ impl<'a> Training<'a> {
     pub fn train_until(&mut self, stop: u64, around: &mut Surroundings) -> Result<bool> {
         self.last = Instant::now();
         let interrupted = around.interrupted;
+        let meter = around.telemetry.stage(Stage::Train);
         while self.done < stop {
             let next = if interrupted.load(Relaxed) { None } else { self.batches.next_unless(interrupted) };
+            // Until the next batch is waited for, which counts itself.
+            let _busy = meter.spell(Activity::Busy);
             let Some((batch, waited)) = next else {
                 self.read_reports(around)?;
                 if interrupted.load(Relaxed) {
@@ -93,6 +96,7 @@ impl<'a> Training<'a> {
                 self.read_reports(around)?;
             }
         }
+        let _busy = meter.spell(Activity::Busy);
         self.read_reports(around)?;
         Ok(true)
     }
@@ -107,9 +111,7 @@ impl<'a> Training<'a> {
 
     fn step(&mut self, batch: DeviceBatch, waited: Duration, around: &Surroundings) -> Result<()> {
         let Some(report) = self.trainer.step(&batch) else { bail!("step {}: the batch has no masks", batch.step) };
-        let meter = around.telemetry.stage(Stage::Train);
-        meter.busy(report.took);
-        meter.samples(report.samples as u64);
+        around.telemetry.stage(Stage::Train).samples(report.samples as u64);
         self.folder.quarantine(&batch.quarantined)?;
         self.counts = batch.counts;
         self.done = batch.step + 1;
@@ -124,7 +126,6 @@ impl<'a> Training<'a> {
         let (start, unread) = (Instant::now(), std::mem::take(&mut self.unread));
         let mut lines: Vec<StepLine> = unread.iter().map(Unread::line).collect();
         let read = start.elapsed();
-        around.telemetry.stage(Stage::Train).busy(read);
         let steps = unread.len().max(1) as u32;
         let each = self.last.elapsed() / steps;
         self.last = Instant::now();
@@ -162,7 +163,8 @@ impl<'a> Training<'a> {
         if self.saved == self.done {
             return Ok(());
         }
-        let start = Instant::now();
+        let meter = around.telemetry.stage(Stage::Checkpoint);
+        let _busy = meter.spell(Activity::Busy);
         let state = self.trainer.state()?;
         if let Some((name, _)) = state.weights.iter().find(|(_, array)| array.values.iter().any(|x| !x.is_finite())) {
             let step = self.done - 1;
@@ -181,20 +183,17 @@ impl<'a> Training<'a> {
         };
         checkpoint::save(&self.folder.checkpoints(), &position, &state.weights, self.plan.config.checkpoint.keep)?;
         self.saved = self.done;
-        let meter = around.telemetry.stage(Stage::Checkpoint);
-        meter.busy(start.elapsed());
         meter.samples(1);
         (around.tell)(Event::Saved { step: self.done });
         Ok(())
     }
 
     pub fn score(&mut self, around: &mut Surroundings) -> Result<()> {
-        let start = Instant::now();
+        let _busy = around.telemetry.stage(Stage::Eval).spell(Activity::Busy);
         let known = self.folder.last_scores()?;
         let begun = self.folder.start();
         let target = self.trainer.target();
         let scores = scores(self.plan, self.done, target, begun.as_deref(), known, &self.place, around.runtime)?;
-        around.telemetry.stage(Stage::Eval).busy(start.elapsed());
         for (name, value) in scores.named() {
             around.telemetry.set_score(name, value);
         }

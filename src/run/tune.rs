@@ -22,9 +22,13 @@ use crate::train::device::Placement;
 use crate::train::upload::uploaded_bytes;
 
 /// Queues that hold nothing up while workers are compared, and the most that is tried of each.
-const ROOMY_READS: usize = 8;
+const ROOMY_READS: usize = MOST_READS;
 const ROOMY_BATCHES: usize = 4;
 const MOST_READS: usize = 32;
+
+/// Batches that an uploader has taken beyond those stepped on.
+const TAKEN_AHEAD: u64 = 3;
+
 const MOST_BATCHES: usize = 16;
 
 /// Values that are tried of a queue's size, about.
@@ -185,6 +189,7 @@ struct Session<'a> {
 impl Session<'_> {
     /// The device's need: samples per second of the step alone.
     fn step(&mut self) -> Result<f64> {
+        self.first = self.plan.config.stream.batches_ahead as u64 + TAKEN_AHEAD + 1;
         let time = self.left().mul_f64(STEP_SHARE);
         let make = bench::steps(&self.plan, &mut self.trainer, &self.place, self.runtime, self.telemetry)?;
         let window = window(What::Step, make, time, self.telemetry)?;
@@ -284,7 +289,7 @@ impl Session<'_> {
         };
         let window = window(what, make, time, self.telemetry)?;
         // Those that were made ahead were read too. Past the run's end its schedules mean nothing.
-        let read = window.made.saturating_add(stream.batches_ahead as u64);
+        let read = window.made.saturating_add(stream.batches_ahead as u64 + TAKEN_AHEAD);
         self.first = self.first.saturating_add(read) % self.whole.steps.max(1);
         self.add(what, Some(stream), window)
     }

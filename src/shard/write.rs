@@ -151,6 +151,8 @@ fn sync_folder(path: &Path) -> io::Result<()> {
 struct Beside {
     path: PathBuf,
     renamed: bool,
+    /// Keeps the lock until the file is renamed or removed.
+    _lock: File,
 }
 
 impl Beside {
@@ -171,7 +173,8 @@ impl Beside {
             return Err(WriteError::Busy { path });
         }
         file.set_len(0).map_err(failed)?;
-        Ok((Self { path, renamed: false }, file))
+        let lock = file.try_clone().map_err(failed)?;
+        Ok((Self { path, renamed: false, _lock: lock }, file))
     }
 
     fn rename(mut self, shard: &Path) -> io::Result<()> {

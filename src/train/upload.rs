@@ -11,15 +11,15 @@ use serde::{Deserialize, Serialize};
 use super::device::Placement;
 use crate::model::Choice;
 use crate::pipeline::{Batch, Counts, Indices, Masks, Pipeline, PipelineError, Quarantined};
-use crate::telemetry::{Queue, QueueMeter, Stage, StageMeter, Telemetry};
+use crate::telemetry::{Activity, Queue, QueueMeter, Stage, StageMeter, Telemetry};
 
 /// Batches that wait on the device: one for the next step, and one so that a late upload does not stop it.
 const UPLOADED_AHEAD: usize = 2;
 
-/// Bytes that uploaded batches take, those that wait and the one in use.
+/// Bytes that uploaded batches take: those that wait, the one that waits for room, and the one in use.
 pub fn uploaded_bytes(batch: usize, side: usize) -> u64 {
     let pixels = (batch as u64).saturating_mul(3 * (side * side) as u64);
-    pixels.saturating_mul(size_of::<f32>() as u64 * (UPLOADED_AHEAD as u64 + 1))
+    pixels.saturating_mul(size_of::<f32>() as u64 * (UPLOADED_AHEAD as u64 + 2))
 }
 
 /// Mean and deviation of the pixels, per channel, in `0..=1`.
@@ -81,20 +81,20 @@ impl Uploader {
         let (place, meter) = (place.clone(), telemetry.stage(Stage::Upload));
         let queue = telemetry.queue(Queue::Uploaded, UPLOADED_AHEAD);
         let sent = queue.clone();
-        let work = move || loop {
-            let start = Instant::now();
-            let batch = pipeline.next();
-            let received = Instant::now();
-            let uploaded = batch.map(|batch| batch.map(|batch| upload(batch, side, pixels, &place, &meter)));
-            let ready = Instant::now();
-            let is_last = !matches!(uploaded, Some(Ok(_)));
-            if sender.send(uploaded).is_err() || is_last {
-                return;
+        let work = move || {
+            let mut spell = meter.spell(Activity::Starved);
+            loop {
+                let batch = pipeline.next();
+                spell.turn_to(Activity::Busy);
+                let uploaded = batch.map(|batch| batch.map(|batch| upload(batch, side, pixels, &place, &meter)));
+                let is_last = !matches!(uploaded, Some(Ok(_)));
+                spell.turn_to(Activity::Blocked);
+                if sender.send(uploaded).is_err() || is_last {
+                    return;
+                }
+                spell.turn_to(Activity::Starved);
+                sent.depth(sender.len());
             }
-            meter.starved(received - start);
-            meter.busy(ready - received);
-            meter.blocked(ready.elapsed());
-            sent.depth(sender.len());
         };
         let thread = std::thread::Builder::new().name("saccade-upload".into());
         let thread = thread.spawn(work).map_err(|source| PipelineError::Thread { number: 0, source })?;
@@ -118,6 +118,7 @@ impl Uploader {
         /// How often the flag is looked at while there is no batch.
         const LOOK: Duration = Duration::from_millis(100);
         let start = Instant::now();
+        let waiting = self.train.spell(Activity::Starved);
         let batches = self.batches.as_ref()?;
         let batch = loop {
             match batches.recv_timeout(LOOK) {
@@ -127,12 +128,12 @@ impl Uploader {
                 Err(RecvTimeoutError::Timeout) => {}
             }
         };
+        drop(waiting);
         self.queue.depth(batches.len());
         let waited = start.elapsed();
         if batch.is_none() {
             self.batches = None;
         }
-        self.train.starved(waited);
         Some((batch?, waited))
     }
 }

@@ -11,6 +11,7 @@ use saccade::pipeline::AugmentConfig;
 use saccade::pipeline::Reason;
 use saccade::pipeline::augment::Crop;
 use saccade::pipeline::decode::{Decoder, Region, Unusable, header};
+use saccade::pipeline::resample::Resampler;
 use saccade::pipeline::{DecodeConfig, JpegDecoder};
 use serde::Deserialize;
 
@@ -323,5 +324,32 @@ fn a_crop_decoded_alone_is_the_crop_of_the_whole_picture_decoded() {
             let (mean, _) = difference(&view(jpeg, true, &bytes, crop, 20, true), &expected);
             assert!(mean <= 8.0, "{name} by {jpeg:?}: {crop:?} differs by {mean} levels when decoded smaller");
         }
+    }
+}
+
+#[test]
+fn a_decoder_makes_the_same_of_a_picture_whatever_it_decoded_before() {
+    let all: Vec<_> =
+        jpegs().into_iter().map(|(name, bytes)| (name, read(bytes.clone()).expect("sound"), bytes)).collect();
+    let mut decoder = Decoder::new(DecodeConfig { jpeg: JpegDecoder::Own, smooth_chroma: true });
+    for (name, expected, bytes) in all.iter().chain(all.iter().rev()).chain(&all) {
+        let (mut bytes, whole) = (bytes.clone(), Crop::whole(expected.width, expected.height));
+        let header = header(&bytes).expect("a sound image");
+        let region = decoder.decode(&mut bytes, &header, whole, u32::MAX).expect("a sound image");
+        assert!(region.pixels == expected.pixels, "{name}");
+        // What a damaged file leaves behind must not show either.
+        let mut cut = bytes[..bytes.len() * 2 / 3].to_vec();
+        assert!(decoder.decode(&mut cut, &header, whole, u32::MAX).is_err(), "{name}");
+    }
+}
+
+#[test]
+fn a_progressive_picture_without_its_end_marker_has_the_same_crops() {
+    let whole = bytes_of("progressive.jpg");
+    for bottom in 1..=48 {
+        let crop = Crop { left: 0, top: 0, width: 64, height: bottom };
+        let expected = view(JpegDecoder::Own, true, &whole, crop, 16, false);
+        let without_end = view(JpegDecoder::Own, true, &whole[..whole.len() - 2], crop, 16, false);
+        assert!(without_end == expected, "{bottom} rows");
     }
 }

@@ -243,7 +243,13 @@ fn files_that_are_no_weights_are_refused() {
 fn two_views_are_streamed_and_drawn_but_not_trained_on() {
     let folder = tempfile::tempdir().unwrap();
     let picture = folder.path().join("views.png");
-    let views = ["saccade.field=40", "saccade.most_shift=0.5", "saccade.most_degrees=2", "saccade.filter=bilinear", "saccade.moved=second"];
+    let views = [
+        "saccade.field=40",
+        "saccade.most_shift=0.5",
+        "saccade.most_degrees=2",
+        "saccade.filter=bilinear",
+        "saccade.moved=second",
+    ];
     let pipeline = "pipelines/quickstart.toml";
     let streamed = finish(small(&mut saccade(&["stream", pipeline, "--batches", "2", "--json"]), &views), 0);
     for line in streamed.out.lines() {
@@ -257,6 +263,12 @@ fn two_views_are_streamed_and_drawn_but_not_trained_on() {
         let refused = finish(small(&mut saccade(&[verb, pipeline]), &views), 1);
         assert!(refused.err.contains("no objective trains on two views"), "{verb}: {}", refused.err);
     }
-    let out_of_view = finish(small(&mut saccade(&["stream", pipeline, "--batches", "1"]), &["saccade.field=29", views[1], views[2], views[3], views[4]]), 1);
+    let out_of_view = finish(
+        small(
+            &mut saccade(&["stream", pipeline, "--batches", "1"]),
+            &["saccade.field=29", views[1], views[2], views[3], views[4]],
+        ),
+        1,
+    );
     assert_eq!(out_of_view.err.lines().count(), 1, "{}", out_of_view.err);
 }

@@ -1,6 +1,6 @@
 //! JPEG bytes → RGB of the part that a crop needs, at the smallest sufficient scale.
 //!
-//! Our own decoder takes what nearly all photographs are (baseline, one scan). What it leaves goes to libjpeg-turbo where
+//! Our own decoder takes what nearly all photographs are (baseline or progressive, grey or colour). What it leaves goes to libjpeg-turbo where
 //! the build has it, else to zune-jpeg. Which decoder is a setting, because their pixels differ by a level here and there.
 
 pub mod markers;
@@ -14,6 +14,9 @@ use serde::{Deserialize, Serialize};
 use self::own::{Fault, Own, Part};
 use super::augment::Crop;
 use super::decode::Unusable;
+
+/// More scans than any encoder writes (about a dozen); each costs a pass over all coefficients, however few its bytes.
+const MOST_SCANS: usize = 100;
 
 /// What decodes JPEGs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -74,6 +77,11 @@ impl Jpeg {
             #[cfg(feature = "turbo")]
             turbo: turbo::Turbo::default(),
         }
+    }
+
+    /// Frees what a large picture took.
+    pub fn give_back(&mut self) {
+        self.own.give_back();
     }
 
     /// Decodes what `crop` needs into `pixels`, so that both its sides keep at least `least` pixels if they have them;

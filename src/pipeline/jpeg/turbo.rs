@@ -9,6 +9,7 @@ use std::ptr::NonNull;
 
 use turbojpeg_sys as tj;
 
+use super::MOST_SCANS;
 use super::markers::{END_OF_IMAGE, next_marker, segment, walk};
 use crate::pipeline::augment::Crop;
 use crate::pipeline::decode::{MOST_PIXELS, Reason, Unusable};
@@ -22,9 +23,6 @@ const BLOCK: u32 = 8;
 /// Mebibytes that a picture may take besides its pixels: the coefficients of the most pixels in progressive coding (two
 /// bytes each, three components), and an eighth more for rows of blocks that are not full.
 const MOST_MEMORY: c_int = 576;
-
-/// More scans than any encoder writes (about a dozen); each costs a pass over all coefficients, however few its bytes.
-const MOST_SCANS: c_int = 100;
 
 /// Decodes with libjpeg-turbo; one for each worker.
 #[derive(Debug, Default)]
@@ -173,7 +171,7 @@ impl Picture {
         instance.set(tj::TJPARAM_TJPARAM_STOPONWARNING, (warnings == Warnings::All).into())?;
         instance.set(tj::TJPARAM_TJPARAM_MAXPIXELS, MOST_PIXELS as c_int)?;
         instance.set(tj::TJPARAM_TJPARAM_MAXMEMORY, MOST_MEMORY)?;
-        instance.set(tj::TJPARAM_TJPARAM_SCANLIMIT, MOST_SCANS)?;
+        instance.set(tj::TJPARAM_TJPARAM_SCANLIMIT, MOST_SCANS as c_int)?;
         // Colour profiles are not used.
         instance.set(tj::TJPARAM_TJPARAM_SAVEMARKERS, 0)?;
         instance.read_header(bytes)?;

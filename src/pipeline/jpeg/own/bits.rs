@@ -7,20 +7,31 @@ use super::fault::Fault;
 /// What the reader may look at past the end, without it being data.
 const PADDING: [u8; 16] = [0; 16];
 
+/// Memory is kept from file to file up to this: more than the data of nearly all photographs.
+const KEPT_BYTES: usize = 8 << 20;
+
 /// The data of a scan without stuffing, cut at its restart markers.
 #[derive(Debug, Default)]
 pub struct Data {
     bytes: Vec<u8>,
     /// Where each interval ends.
     pub ends: Vec<usize>,
-    /// What comes after: a marker, and where it begins; nothing where the file ends.
+    /// The marker that comes after; none where the file ends.
     pub marker: Option<u8>,
+    /// Bytes of the file up to there.
     pub length: usize,
     /// Whether the restart markers count up as they should.
     pub in_sequence: bool,
 }
 
 impl Data {
+    /// Frees what a large file took.
+    pub fn give_back(&mut self) {
+        if self.bytes.capacity() > KEPT_BYTES || self.ends.capacity() > KEPT_BYTES / size_of::<usize>() {
+            (self.bytes, self.ends) = (Vec::new(), Vec::new());
+        }
+    }
+
     /// Takes in what follows the header of a scan, up to a marker. Restart markers belong to the data only where the
     /// file has announced them.
     pub fn fill(&mut self, all: &[u8], restarts: bool) {
@@ -142,7 +153,7 @@ impl Bits<'_> {
         self.count = self.count.wrapping_sub(count);
     }
 
-    /// Takes a number of up to 16 bits, which must be ready.
+    /// Takes a number of up to 32 bits, which must be ready.
     #[inline(always)]
     pub fn take(&mut self, count: u32) -> u32 {
         let number = (self.bits >> 32 >> (32 - count)) as u32;

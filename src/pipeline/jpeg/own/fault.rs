@@ -1,6 +1,6 @@
 //! What our own decoder may say of a file.
 
-use super::super::super::decode::Unusable;
+use super::super::super::decode::{Reason, Unusable};
 
 /// Why a picture is not decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,7 +17,9 @@ pub enum Fault {
 impl From<Fault> for Unusable {
     fn from(fault: Fault) -> Self {
         match fault {
-            Fault::Unusual => Self::damaged("of a kind that no decoder takes"),
+            Fault::Unusual => {
+                Self { reason: Reason::Unsupported, detail: "of a kind that our own decoder does not take".into() }
+            }
             Fault::Tables => Self::damaged("a table that makes no sense"),
             Fault::Code => Self::damaged("a code that no table has"),
             Fault::Run => Self::damaged("more than 64 coefficients in a block"),

@@ -242,25 +242,39 @@ pub struct Table {
     looks: Box<[Found; 1 << LOOK]>,
     /// Symbol and length of the first code of each look, from which `looks` is made.
     spread: Vec<(u8, u32)>,
+    /// Whether these are of the codes.
+    is_spread: bool,
+    is_looked: bool,
 }
 
 impl Default for Table {
     fn default() -> Self {
-        Self { codes: Codes::default(), looks: Box::new([Found::default(); 1 << LOOK]), spread: Vec::new() }
+        let looks = Box::new([Found::default(); 1 << LOOK]);
+        Self { codes: Codes::default(), looks, spread: Vec::new(), is_spread: false, is_looked: false }
     }
 }
 
 impl Table {
     pub fn define(&mut self, definition: &[u8]) -> Result<(), Fault> {
-        if !self.codes.define(definition)? {
-            return Ok(());
-        }
-        self.spread.clear();
-        self.spread.extend(self.codes.spread(LOOK));
-        for (look, found) in self.looks.iter_mut().enumerate() {
-            *found = find(&self.spread, look as u32);
+        if self.codes.define(definition)? {
+            (self.is_spread, self.is_looked) = (false, false);
         }
         Ok(())
+    }
+
+    /// Makes what a scan needs: a file may define more tables than it uses, and a progressive scan takes single symbols.
+    pub fn make_ready(&mut self, for_looks: bool) {
+        if !self.is_spread {
+            self.spread.clear();
+            self.spread.extend(self.codes.spread(LOOK));
+            self.is_spread = true;
+        }
+        if for_looks && !self.is_looked {
+            for (look, found) in self.looks.iter_mut().enumerate() {
+                *found = find(&self.spread, look as u32);
+            }
+            self.is_looked = true;
+        }
     }
 
     /// The first symbol of the bits, as it is written, and the length of its code.

@@ -1,8 +1,8 @@
-//! A baseline JPEG and the part of it that is wanted → RGB: a decoder of our own.
+//! A JPEG, baseline or progressive, and the part of it that is wanted → RGB: a decoder of our own.
 //!
 //! Two thirds of the time of any decoder goes into the entropy code; here that is done without a care for stuffing or
 //! markers, several bits at a look, and only blocks of the part are transformed. What is unusual (arithmetic coding, a
-//! scan for each component, four components) is left to others.
+//! sequential picture with a scan for each component, four components) is left to others.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -22,10 +22,13 @@ pub use self::fault::Fault;
 
 use self::bits::Data;
 use self::colour::{Rows, to_rgb};
-use self::picture::{Colour, Picture};
+use self::picture::Picture;
 use self::plane::Plane;
 use self::progressive::Progressive;
 use self::scan::Wanted;
+
+/// Memory is kept from picture to picture up to this many samples of a component: 16 million pixels.
+const KEPT_SAMPLES: usize = 16 << 20;
 
 /// Buffers that are used again for every picture.
 #[derive(Debug, Default)]
@@ -38,10 +41,11 @@ pub struct Own {
 }
 
 impl Own {
-    /// Decodes a part of the picture at 1/`scale` into `pixels`, which are replaced: `[height, width, 3]`.
+    /// Decodes a part of the picture at 1/`scale` (1, 2, 4 or 8) into `pixels`, which are replaced: `[height, width, 3]`.
     ///
     /// # Errors
-    /// [`Fault::Unusual`] for what another decoder may know; the rest is damage.
+    /// [`Fault::Unusual`] for what another decoder may know, and for a part that is not inside the picture; the rest is
+    /// damage.
     pub fn decode(
         &mut self,
         bytes: &[u8],
@@ -52,7 +56,7 @@ impl Own {
     ) -> Result<(), Fault> {
         self.picture.begin(bytes)?;
         let smooth = smooth && scale < 8;
-        let wanted = self.lay_out(scale, part, smooth)?;
+        let wanted = self.lay_out(scale, part, smooth, bytes.len())?;
         let planes = &mut self.planes[..self.picture.components().len()];
         if self.picture.is_progressive {
             self.progressive.decode(&mut self.picture, bytes, &mut self.data, &wanted, planes)?;
@@ -68,9 +72,30 @@ impl Own {
         Ok(())
     }
 
-    /// Sizes the planes and says which MCUs they need.
-    fn lay_out(&mut self, scale: usize, part: Part, smooth: bool) -> Result<Wanted, Fault> {
+    /// Frees what a large picture took.
+    pub fn give_back(&mut self) {
+        for plane in &mut self.planes {
+            if plane.samples.capacity() > KEPT_SAMPLES {
+                plane.samples = Vec::new();
+            }
+        }
+        self.data.give_back();
+        self.progressive.give_back();
+    }
+
+    /// Sizes the planes and says which MCUs they need, of a file of so many bytes.
+    fn lay_out(&mut self, scale: usize, part: Part, smooth: bool, bytes: usize) -> Result<Wanted, Fault> {
         let picture = &self.picture;
+        let inside = |start: usize, length: usize, side: usize| length > 0 && start + length <= side.div_ceil(scale);
+        let is_inside = matches!(scale, 1 | 2 | 4 | 8)
+            && inside(part.left, part.width, picture.width)
+            && inside(part.top, part.height, picture.height);
+        if !is_inside
+            || picture.components()[0].across != picture.most().0
+            || picture.components()[0].down != picture.most().1
+        {
+            return Err(Fault::Unusual);
+        }
         let (across, down) = picture.most();
         let least = 8 / scale;
         // Pixels of an MCU at this scale.
@@ -90,6 +115,10 @@ impl Own {
                 ..(part.top + part.height + more_down).div_ceil(high).min(all.down),
             ..all
         };
+        // Before memory is taken: each MCU has a bit at least.
+        if wanted.down * wanted.across > bytes.saturating_mul(8) {
+            return Err(Fault::Short);
+        }
         for (plane, component) in self.planes.iter_mut().zip(picture.components()) {
             let mut side = least;
             // libjpeg's rule: a component of fewer samples is scaled down less, where that spares repeating them.
@@ -107,10 +136,6 @@ impl Own {
             (plane.left, plane.top) = (wanted.columns.start * samples_across, wanted.rows.start * samples_down);
             plane.stride = wanted.columns.len() * samples_across;
             plane.samples.resize(plane.stride * wanted.rows.len() * samples_down, 0);
-        }
-        let first = &self.planes[0];
-        if (first.across, first.down) != (1, 1) || picture.colour() == Colour::Rgb && smooth && scale > 1 {
-            return Err(Fault::Unusual);
         }
         Ok(wanted)
     }

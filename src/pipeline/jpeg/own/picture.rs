@@ -1,4 +1,4 @@
-//! The segments of a file up to its scan → what the decoder must know: components, tables, colours.
+//! The segments of a file up to each scan → what the decoder must know: components, tables, colours.
 
 use super::super::markers::{END_OF_IMAGE, next_marker, segment};
 use super::fault::Fault;
@@ -122,7 +122,7 @@ impl Picture {
     /// [`Fault::Unusual`] for what is left to other decoders; the rest is damage.
     pub fn begin(&mut self, bytes: &[u8]) -> Result<(), Fault> {
         (self.count, self.restart, self.is_jfif, self.adobe, self.defined) = (0, 0, false, None, Defined::default());
-        self.at = 2;
+        (self.scan, self.at) = (Scan::default(), 2);
         if !self.next_scan(bytes)? {
             return Err(Fault::Short);
         }
@@ -151,11 +151,16 @@ impl Picture {
                     self.frame(segment)?;
                 }
                 0xC4 => self.huffman(segment)?,
+                // A component keeps the table of its first scan; other decoders see to that.
+                0xDB if self.scan.count > 0 => return Err(Fault::Unusual),
                 0xDB => self.quantisation(segment)?,
                 0xDD => self.restart = usize::from(u16::from_be_bytes(*segment.first_chunk().ok_or(Fault::Tables)?)),
                 0xDA => return self.scan(segment).map(|()| true),
-                0xE0 => self.is_jfif |= segment.starts_with(b"JFIF\0"),
-                0xEE if segment.starts_with(b"Adobe") => self.adobe = segment.get(11).copied(),
+                // As long as libjpeg asks for, and before the first scan.
+                0xE0 if self.scan.count == 0 => self.is_jfif |= segment.len() >= 14 && segment.starts_with(b"JFIF\0"),
+                0xEE if self.scan.count == 0 && segment.len() >= 12 && segment.starts_with(b"Adobe") => {
+                    self.adobe = Some(segment[11]);
+                }
                 0xC3..=0xCF => return Err(Fault::Unusual),
                 _ => {}
             }
@@ -206,11 +211,10 @@ impl Picture {
             // A scan of one component goes block by block, whatever its factors.
             (self.components[0].across, self.components[0].down) = (1, 1);
         }
-        let ((across, down), all) = (self.most(), self.components());
         // An MCU has at most ten blocks (B.2.3), which also bounds what a factor of four can cost.
-        let blocks: usize = all.iter().map(|component| component.across * component.down).sum();
+        let blocks: usize = self.components().iter().map(|component| component.across * component.down).sum();
         let empty = self.width == 0 || self.height == 0;
-        if empty || blocks > 10 || all.iter().any(|c| across % c.across != 0 || down % c.down != 0) {
+        if empty || blocks > 10 {
             return Err(Fault::Unusual);
         }
         Ok(())
@@ -264,7 +268,12 @@ impl Picture {
             left: (bits & 15).into(),
             ..Scan::default()
         };
-        if self.count == 0 || usize::from(*count) > self.count || scan.first > scan.last || scan.last > 63 {
+        if self.count == 0
+            || *count == 0
+            || usize::from(*count) > self.count
+            || scan.first > scan.last
+            || scan.last > 63
+        {
             return Err(Fault::Tables);
         }
         for selector in selectors.chunks_exact(2) {
@@ -278,19 +287,24 @@ impl Picture {
             scan.count += 1;
             let component = &mut self.components[number];
             (component.dc, component.ac) = (usize::from(selector[1] >> 4), usize::from(selector[1] & 15));
-            self.check_tables(number, &scan)?;
+            self.take_tables(number, &scan)?;
         }
         self.scan = scan;
         Ok(())
     }
 
     /// Files without tables, as motion JPEG has them, rely on the standard's own.
-    fn check_tables(&self, number: usize, scan: &Scan) -> Result<(), Fault> {
+    fn take_tables(&mut self, number: usize, scan: &Scan) -> Result<(), Fault> {
         let Component { dc, ac, quantisation, .. } = self.components[number];
         let defined = |of: &[bool; 4], number: usize| of.get(number) == Some(&true);
-        let dc = scan.first > 0 || scan.before > 0 || defined(&self.defined.dc, dc);
-        let ac = scan.last == 0 || defined(&self.defined.ac, ac);
-        let quantisation = defined(&self.defined.quantisation, quantisation);
-        if dc && ac && quantisation { Ok(()) } else { Err(Fault::Unusual) }
+        let has_first = scan.first > 0 || scan.before > 0 || defined(&self.defined.dc, dc);
+        let has_others = scan.last == 0 || defined(&self.defined.ac, ac);
+        if !has_first || !has_others || !defined(&self.defined.quantisation, quantisation) {
+            return Err(Fault::Unusual);
+        }
+        if scan.last > 0 {
+            self.ac[ac].make_ready(!self.is_progressive);
+        }
+        Ok(())
     }
 }

@@ -5,6 +5,9 @@
 
 use std::ops::Range;
 
+use memchr::memmem;
+
+use super::super::MOST_SCANS;
 use super::super::markers::END_OF_IMAGE;
 use super::bits::{Bits, Data, Intervals};
 use super::fault::Fault;
@@ -15,9 +18,6 @@ use super::plane::{Block, Plane};
 use super::processor::Avx2;
 use super::processor::{Plain, Processor, Square};
 use super::scan::{Wanted, difference};
-
-/// More scans than any encoder writes (about a dozen); each costs a pass over all blocks, however few its bytes.
-const MOST_SCANS: usize = 100;
 
 /// Memory is kept from picture to picture up to this many blocks of a component: 8 million pixels.
 const KEPT_BLOCKS: usize = 1 << 17;
@@ -32,7 +32,7 @@ struct Kept {
 
 const EMPTY: Kept = Kept { values: [0; 64], filled: 0 };
 
-/// The blocks of one component, down to the last row that is wanted.
+/// The blocks of one component, down to the last row that is kept.
 #[derive(Debug)]
 struct Grid {
     blocks: Vec<Kept>,
@@ -66,7 +66,10 @@ impl Progressive {
         wanted: &Wanted,
         planes: &mut [Plane],
     ) -> Result<(), Fault> {
-        self.lay_out(picture, wanted);
+        // Without an end marker the rows below the part are read too, and how long a correction is depends on its block.
+        let is_ended = bytes.get(picture.at..).is_some_and(|rest| memmem::find(rest, &[0xFF, END_OF_IMAGE]).is_some());
+        let kept = if is_ended { wanted.rows.end } else { wanted.down };
+        self.lay_out(picture, wanted.across, kept);
         for _ in 0..MOST_SCANS {
             data.fill(bytes.get(picture.at..).unwrap_or_default(), picture.restart != 0);
             picture.at += data.length;
@@ -74,6 +77,10 @@ impl Progressive {
                 return Err(Fault::Restart);
             }
             self.note(&picture.scan)?;
+            let corrects = picture.scan.first > 0 && picture.scan.before > 0;
+            if corrects && data.marker.is_none() && kept < wanted.down {
+                return Err(Fault::Unusual);
+            }
             read(picture, data, wanted, &mut self.grids)?;
             if data.marker == Some(END_OF_IMAGE) || !picture.next_scan(bytes)? {
                 return self.finish(picture, wanted, planes);
@@ -82,18 +89,25 @@ impl Progressive {
         Err(Fault::Unusual)
     }
 
-    fn lay_out(&mut self, picture: &Picture, wanted: &Wanted) {
+    /// Frees what a large picture took.
+    pub fn give_back(&mut self) {
+        for grid in &mut self.grids {
+            if grid.blocks.capacity() > KEPT_BLOCKS {
+                grid.blocks = Vec::new();
+            }
+        }
+    }
+
+    /// Makes room for so many MCUs across and down.
+    fn lay_out(&mut self, picture: &Picture, across: usize, down: usize) {
         let (most_across, most_down) = picture.most();
         for (grid, component) in self.grids.iter_mut().zip(picture.components()) {
-            grid.stride = wanted.across * component.across;
+            grid.stride = across * component.across;
             grid.across = (picture.width * component.across).div_ceil(most_across * 8);
             grid.down = (picture.height * component.down).div_ceil(most_down * 8);
             grid.missing = [None; 64];
             grid.blocks.clear();
-            if grid.blocks.capacity() > KEPT_BLOCKS {
-                grid.blocks.shrink_to(KEPT_BLOCKS);
-            }
-            grid.blocks.resize(grid.stride * wanted.rows.end * component.down, EMPTY);
+            grid.blocks.resize(grid.stride * down * component.down, EMPTY);
         }
     }
 
@@ -377,7 +391,7 @@ fn correct(bits: &mut Bits<'_>, block: &mut Kept, mut filled: u64, bit: i16) {
             let sign = *value >> 15 | 1;
             // Damage may give a bit twice.
             let is_given = (given >> 31) as i16 & i16::from(*value & bit == 0);
-            *value += sign * bit * is_given;
+            *value = value.wrapping_add(sign * bit * is_given);
             given <<= 1;
         }
     }
