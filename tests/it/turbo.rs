@@ -13,9 +13,6 @@ use saccade::pipeline::jpeg::turbo::Turbo;
 
 use crate::reference;
 
-const WIDTH: u32 = 64;
-const HEIGHT: u32 = 48;
-
 const JPEGS: [&str; 9] = [
     "baseline_420.jpg",
     "baseline_422.jpg",
@@ -33,11 +30,7 @@ fn bytes_of(name: &str) -> Vec<u8> {
 }
 
 fn size_of(name: &str) -> (u32, u32) {
-    match name {
-        "odd_17x9.jpg" => (17, 9),
-        "one_pixel.jpg" => (1, 1),
-        _ => (WIDTH, HEIGHT),
-    }
+    markers::size(&bytes_of(name)).expect("a frame")
 }
 
 fn read(bytes: &[u8], (width, height): (u32, u32)) -> Result<Vec<u8>, Unusable> {
@@ -164,7 +157,7 @@ fn each_kind_of_damage_has_its_reason() {
         (bytes_of("truncated_header.jpg"), Reason::Truncated),
     ];
     for (bytes, reason) in cases {
-        let found = read(&bytes, (WIDTH, HEIGHT)).map_err(|error| error.reason);
+        let found = read(&bytes, (64, 48)).map_err(|error| error.reason);
         assert_eq!(found.map(|_| ()), Err(reason), "{} bytes", bytes.len());
     }
 }
@@ -177,9 +170,11 @@ fn a_view_that_no_picture_has_is_refused() {
         let wanted = Crop { left, top: 0, width, height: 1 };
         turbo.decode(&bytes, scale, wanted, true, &mut Vec::new()).is_ok()
     };
-    assert!(decode(1, 0, 64) && decode(2, 0, 32));
-    for (scale, left, width) in [(0, 0, 1), (3, 0, 1), (16, 0, 1), (2, 0, 33), (1, 64, 1), (1, 0, 0), (1, u32::MAX, 2)]
-    {
+    let (side, _) = size_of("baseline_420.jpg");
+    let half = side.div_ceil(2);
+    assert!(decode(1, 0, side) && decode(2, 0, half));
+    let refused = [(0, 0, 1), (3, 0, 1), (16, 0, 1), (2, 0, half + 1), (1, side, 1), (1, 0, 0), (1, u32::MAX, 2)];
+    for (scale, left, width) in refused {
         assert!(!decode(scale, left, width), "{width} columns from {left} at 1/{scale}");
     }
 }
@@ -187,15 +182,16 @@ fn a_view_that_no_picture_has_is_refused() {
 #[test]
 fn a_picture_does_not_depend_on_the_one_before_it() {
     let (whole, other) = (bytes_of("baseline_420.jpg"), bytes_of("baseline_444.jpg"));
+    let size = size_of("baseline_420.jpg");
     // Without its tables, the first quantisation table hidden in a comment.
     let mut bare = whole;
     let tables = bare.windows(2).position(|pair| pair == [0xFF, 0xDB]).unwrap();
     bare[tables + 1] = 0xFE;
-    let alone = read(&bare, (WIDTH, HEIGHT));
+    let alone = read(&bare, size);
     let mut turbo = Turbo::default();
     let mut pixels = Vec::new();
-    turbo.decode(&other, 1, Crop::whole(WIDTH, HEIGHT), true, &mut pixels).unwrap();
-    let after = turbo.decode(&bare, 1, Crop::whole(WIDTH, HEIGHT), true, &mut pixels).map(|_| pixels);
+    turbo.decode(&other, 1, Crop::whole(size.0, size.1), true, &mut pixels).unwrap();
+    let after = turbo.decode(&bare, 1, Crop::whole(size.0, size.1), true, &mut pixels).map(|_| pixels);
     assert_eq!(after, alone);
     assert!(alone.is_err(), "a picture without its tables was read");
 }
@@ -232,17 +228,18 @@ fn an_end_marker_does_not_make_a_cut_jpeg_whole() {
 
 #[test]
 fn subsampling_without_a_name_is_decoded_whole_and_grey_has_none() {
+    let size = size_of("grey.jpg");
     let (mut grey, mut odd) = (bytes_of("grey.jpg"), bytes_of("baseline_422.jpg"));
     let frame = |bytes: &[u8]| bytes.windows(2).position(|pair| pair == [0xFF, 0xC0]).unwrap();
     let (grey_frame, odd_frame) = (frame(&grey), frame(&odd));
-    let picture = read(&grey, (WIDTH, HEIGHT));
+    let picture = read(&grey, size);
     grey[grey_frame + 11] = 0x22;
-    assert_eq!(read(&grey, (WIDTH, HEIGHT)), picture);
+    assert_eq!(read(&grey, size), picture);
     odd[odd_frame + 14] = 0x12;
     let wanted = Crop { left: 12, top: 3, width: 9, height: 9 };
     let part = |bytes: &[u8]| Turbo::default().decode(bytes, 1, wanted, false, &mut Vec::new());
     assert_eq!(part(&grey), Ok(Crop { left: 8, top: 3, width: 13, height: 9 }));
-    assert_eq!(part(&odd), Ok(Crop::whole(WIDTH, HEIGHT)));
+    assert_eq!(part(&odd), Ok(Crop::whole(size.0, size.1)));
 }
 
 /// A draw for every call.
@@ -312,6 +309,6 @@ fn our_own_decoder_makes_the_same_pixels_of_damaged_files_that_both_take() {
         }
         compared.add(&bytes, &mut draws);
     }
-    // Damage makes coefficients that no picture has; where their sums leave 16 bits, the transforms differ.
-    assert!(compared.both > 2000 && compared.same * 100 >= compared.both * 95, "{compared:?}");
+    // 6,246 of 6,262 are the same: damage makes coefficients that no picture has, of which nothing is promised.
+    assert!(compared.both > 2000 && compared.same * 100 >= compared.both * 99, "{compared:?}");
 }

@@ -99,7 +99,7 @@ impl<'a> Scan<'a> {
                 let Component { dc, ac, across, down, .. } = *component;
                 for _ in 0..across * down {
                     *before = before.wrapping_add(difference(&mut self.intervals.bits, &self.picture.dc[dc])?);
-                    skip_block(&mut self.intervals.bits, &self.picture.ac[ac])?;
+                    coefficients(&mut self.intervals.bits, &self.picture.ac[ac], |_, _| {})?;
                 }
             }
         }
@@ -117,7 +117,8 @@ impl<'a> Scan<'a> {
                 for x in 0..across {
                     *before = before.wrapping_add(difference(&mut self.intervals.bits, &picture.dc[dc])?);
                     let mut block = Block::default();
-                    let count = coefficients(&mut self.intervals.bits, &picture.ac[ac], &mut block)?;
+                    let count =
+                        coefficients(&mut self.intervals.bits, &picture.ac[ac], |at, value| block.put(at, value))?;
                     block.set_first(*before as i16);
                     plane.put(processor, &block, count, table, row * down + y, column * across + x);
                 }
@@ -141,9 +142,10 @@ pub fn difference(bits: &mut Bits<'_>, table: &FirstTable) -> Result<i32, Fault>
     Ok(extend(bits.take(size), size))
 }
 
-/// Reads the coefficients after the first; returns how many there are up to the last that is not zero.
+/// Reads the coefficients after the first, and gives each with its place to `put`; returns how many there are up to the
+/// last that is not zero.
 #[inline(always)]
-fn coefficients(bits: &mut Bits<'_>, table: &Table, block: &mut Block) -> Result<usize, Fault> {
+fn coefficients(bits: &mut Bits<'_>, table: &Table, mut put: impl FnMut(usize, i16)) -> Result<usize, Fault> {
     let mut at = 1;
     loop {
         bits.refill();
@@ -153,8 +155,8 @@ fn coefficients(bits: &mut Bits<'_>, table: &Table, block: &mut Block) -> Result
         while found.bits() != 0 && at + found.places() < 64 && looks > 0 {
             bits.consume(found.bits());
             // In this order: where there is only one coefficient, both are in the same place.
-            block.put(at + found.second_place(), found.second());
-            block.put(at + found.zeros(), found.value());
+            put(at + found.second_place(), found.second());
+            put(at + found.zeros(), found.value());
             at += found.places();
             if found.is_end() {
                 return Ok(at);
@@ -169,7 +171,7 @@ fn coefficients(bits: &mut Bits<'_>, table: &Table, block: &mut Block) -> Result
             None => return Ok(at),
             Some((zeros, value)) => {
                 at += zeros;
-                block.put(at, value as i16);
+                put(at, value as i16);
                 at += 1;
             }
         }
@@ -194,34 +196,4 @@ fn one(bits: &mut Bits<'_>, table: &Table) -> Result<Option<(usize, i32)>, Fault
         Symbol::EndOfBlock => None,
         Symbol::Coefficient { zeros, size } => Some((zeros as usize, extend(bits.take(size), size))),
     })
-}
-
-/// Reads over the coefficients after the first.
-#[inline(always)]
-fn skip_block(bits: &mut Bits<'_>, table: &Table) -> Result<(), Fault> {
-    let mut at = 1;
-    loop {
-        bits.refill();
-        let mut found = table.look(bits.ready());
-        let mut looks = 3;
-        while found.bits() != 0 && at + found.places() < 64 && looks > 0 {
-            bits.consume(found.bits());
-            at += found.places();
-            if found.is_end() {
-                return Ok(());
-            }
-            found = table.look(bits.ready());
-            looks -= 1;
-        }
-        if looks == 0 {
-            continue;
-        }
-        match one(bits, table)? {
-            None => return Ok(()),
-            Some((zeros, _)) => at += zeros + 1,
-        }
-        if at >= 64 {
-            return if at == 64 { Ok(()) } else { Err(Fault::Run) };
-        }
-    }
 }
