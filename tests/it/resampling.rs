@@ -10,7 +10,7 @@ use saccade::draws::{Draws, Purpose};
 use saccade::pipeline::Reason;
 use saccade::pipeline::augment::Crop;
 use saccade::pipeline::decode::Region;
-use saccade::pipeline::resample::Resampler;
+use saccade::pipeline::resample::{Form, Resampler};
 
 /// A picture at 1/`scale`, of which a crop becomes a view.
 #[derive(Clone, Debug)]
@@ -39,11 +39,7 @@ impl Case {
     fn view(&self) -> Vec<u8> {
         let Self { region, size, mirrored, pixels } = self;
         let region = with(*region, pixels);
-        let (mut view, mut plain) = (vec![0; (size * size * 3) as usize], vec![0; (size * size * 3) as usize]);
-        Resampler::default().resample(&region, [*size; 2], *mirrored, &mut view).expect("sizes that fit");
-        Resampler::default().resample_plain(&region, [*size; 2], *mirrored, &mut plain).expect("sizes that fit");
-        assert!(view == plain, "the processor's own instructions change the view of {region:?} at {size}");
-        view
+        by_every_form(&region, [*size; 2], *mirrored)
     }
 
     /// The whole pixels that hold the crop: the first column and row, columns and rows.
@@ -100,6 +96,18 @@ impl Case {
             assert!(error <= most, "value {place} of {:?} at {}: {value}, not {exact}", self.region, self.size);
         }
     }
+}
+
+/// The view, which is the same whatever instructions this processor has.
+fn by_every_form(region: &Region<'_>, size: [u32; 2], mirrored: bool) -> Vec<u8> {
+    let [plain, avx2, avx512] = [Form::Plain, Form::Avx2, Form::Avx512].map(|form| {
+        let mut view = vec![0; (size[0] * size[1] * 3) as usize];
+        Resampler::default().resample_by(form, region, size, mirrored, &mut view).expect("sizes that fit");
+        view
+    });
+    assert!(avx2 == plain, "AVX2 changes the view of {region:?} at {size:?}");
+    assert!(avx512 == plain, "AVX-512 changes the view of {region:?} at {size:?}");
+    plain
 }
 
 /// For each pixel of the view, the crop's pixels in reach of a triangle, and their weights.
@@ -241,14 +249,9 @@ fn resampler_gives_the_same_view_whatever_it_made_before() {
 }
 
 #[test]
-fn a_view_that_is_not_square_is_the_same_by_both_ways() {
+fn a_view_that_is_not_square_is_the_same_by_all_ways() {
     let case = Case::new(90, 70, Crop { left: 2, top: 3, width: 80, height: 60 }, 1, 16);
-    for size in [[40, 20], [20, 40], [16, 97], [7, 30]] {
-        let bytes = (size[0] * size[1] * 3) as usize;
-        let (mut view, mut plain) = (vec![0; bytes], vec![0; bytes]);
-        let region = with(case.region, &case.pixels);
-        Resampler::default().resample(&region, size, false, &mut view).unwrap();
-        Resampler::default().resample_plain(&region, size, false, &mut plain).unwrap();
-        assert!(view == plain, "{size:?}");
+    for size in [[40, 20], [20, 40], [16, 97], [7, 30], [32, 70], [97, 33]] {
+        by_every_form(&with(case.region, &case.pixels), size, false);
     }
 }

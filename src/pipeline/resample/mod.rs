@@ -7,7 +7,11 @@
 mod axis;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod plain;
+#[cfg(target_arch = "x86_64")]
+mod wide;
 
 use self::axis::Axis;
 use super::decode::{Region, Unusable};
@@ -26,7 +30,38 @@ pub struct Resampler {
     down: Axis,
     rows: plain::Rows,
     #[cfg(target_arch = "x86_64")]
-    blocks: avx2::Blocks,
+    avx2: avx2::Blocks,
+    #[cfg(target_arch = "x86_64")]
+    avx512: avx512::Blocks,
+}
+
+/// Instructions to resample with. All give the same view; a later one is faster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Form {
+    /// Those that every processor has.
+    Plain,
+    Avx2,
+    Avx512,
+}
+
+impl Form {
+    /// The last one that this processor has.
+    #[cfg(target_arch = "x86_64")]
+    pub fn best() -> Self {
+        if is_x86_feature_detected!("avx512bw") {
+            Self::Avx512
+        } else if is_x86_feature_detected!("avx2") {
+            Self::Avx2
+        } else {
+            Self::Plain
+        }
+    }
+
+    /// The last one that this processor has.
+    #[cfg(not(target_arch = "x86_64"))]
+    pub fn best() -> Self {
+        Self::Plain
+    }
 }
 
 impl Resampler {
@@ -44,47 +79,64 @@ impl Resampler {
         mirrored: bool,
         view: &mut [u8],
     ) -> Result<(), Unusable> {
-        let cut = Cut::of(region, size, view)?;
-        #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("avx2") {
-            // SAFETY: the processor has what the function was compiled for.
-            #[expect(unsafe_code, reason = "many times as fast as the plain way")]
-            unsafe {
-                self.resample_avx2(&cut, region, size, mirrored, view);
-            }
-            return Ok(());
-        }
-        self.weigh(&cut, region, size, mirrored);
-        plain::resample(&cut, &self.across, &self.down, &mut self.rows, view);
-        Ok(())
+        self.resample_by(Form::best(), region, size, mirrored, view)
     }
 
-    /// [`Self::resample`] with those instructions alone that every processor has.
+    /// [`Self::resample`] with no other instructions than those of `form`, or of the best one below it that is there.
     ///
     /// # Errors
     /// When the sizes do not fit together.
-    pub fn resample_plain(
+    pub fn resample_by(
         &mut self,
+        form: Form,
         region: &Region<'_>,
         size: [u32; 2],
         mirrored: bool,
         view: &mut [u8],
     ) -> Result<(), Unusable> {
         let cut = Cut::of(region, size, view)?;
-        self.weigh(&cut, region, size, mirrored);
-        plain::resample(&cut, &self.across, &self.down, &mut self.rows, view);
+        match form.min(Form::best()) {
+            // SAFETY: the processor has what the function was compiled for.
+            #[cfg(target_arch = "x86_64")]
+            #[expect(unsafe_code, reason = "many times as fast as the plain way")]
+            Form::Avx512 => unsafe { self.resample_avx512(&cut, region, size, mirrored, view) },
+            // SAFETY: the processor has what the function was compiled for.
+            #[cfg(target_arch = "x86_64")]
+            #[expect(unsafe_code, reason = "many times as fast as the plain way")]
+            Form::Avx2 => unsafe { self.resample_avx2(&cut, region, size, mirrored, view) },
+            _ => {
+                self.weigh(&cut, region, size, mirrored);
+                plain::resample(&cut, &self.across, &self.down, &mut self.rows, view);
+            }
+        }
         Ok(())
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    fn resample_avx512(&mut self, cut: &Cut, region: &Region<'_>, size: [u32; 2], mirrored: bool, view: &mut [u8]) {
+        if (size[0].min(size[1]) as usize) < avx512::LEAST_SIZE {
+            return self.resample_avx2(cut, region, size, mirrored, view);
+        }
+        self.weigh(cut, region, size, mirrored);
+        let Self { across, down, rows, avx512, .. } = self;
+        if across.is_exact() || down.is_exact() {
+            plain::resample(cut, across, down, rows, view);
+        } else {
+            avx512::resample(cut, across, down, avx512, view);
+        }
     }
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2")]
     fn resample_avx2(&mut self, cut: &Cut, region: &Region<'_>, size: [u32; 2], mirrored: bool, view: &mut [u8]) {
         self.weigh(cut, region, size, mirrored);
-        let Self { across, down, rows, blocks } = self;
-        if size[0].min(size[1]) as usize >= avx2::LEAST_SIZE && !across.is_exact() && !down.is_exact() {
-            avx2::resample(cut, across, down, blocks, view);
-        } else {
+        let Self { across, down, rows, avx2, .. } = self;
+        let is_small = (size[0].min(size[1]) as usize) < avx2::LEAST_SIZE;
+        if is_small || across.is_exact() || down.is_exact() {
             plain::resample(cut, across, down, rows, view);
+        } else {
+            avx2::resample(cut, across, down, avx2, view);
         }
     }
 
