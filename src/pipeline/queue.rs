@@ -35,6 +35,8 @@ struct State<T> {
     /// Those of them that are told already, but do not run yet.
     takers_told: u64,
     putters_waiting: usize,
+    /// One of them is told already, but does not run yet.
+    putter_told: bool,
     reading: usize,
     wants_room: bool,
     /// Nothing more is put in.
@@ -82,6 +84,7 @@ impl<T> OrderedQueue<T> {
             takers_waiting: 0,
             takers_told: 0,
             putters_waiting: 0,
+            putter_told: false,
             reading: 0,
             wants_room: false,
             ended: false,
@@ -98,6 +101,7 @@ impl<T> OrderedQueue<T> {
             state.putters_waiting += 1;
             while state.values.len() >= self.capacity && !state.closed {
                 state = self.emptied.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state.putter_told = false;
             }
             state.putters_waiting -= 1;
             spell.turn_to(Activity::Busy);
@@ -122,9 +126,11 @@ impl<T> OrderedQueue<T> {
         loop {
             if let Some(Reverse(Entry { value, .. })) = state.values.pop() {
                 self.meters.depth.depth(state.values.len());
-                // Woken for each place that is free, a putter would put in one value at a time.
-                if state.putters_waiting > 0 && state.values.len() <= self.capacity / 2 {
-                    self.emptied.notify_all();
+                // Woken for each place that is free, a putter would put in one value at a time. One that has many at hand
+                // fills the queue alone; where all have few, the next value that is taken wakes the next.
+                if state.putters_waiting > 0 && !state.putter_told && state.values.len() <= self.capacity / 2 {
+                    state.putter_told = true;
+                    self.emptied.notify_one();
                 }
                 return Some((value, waited));
             }

@@ -155,10 +155,10 @@ impl StreamSpec {
     }
 
     /// Samples that are read in one go. Handing work to a blocking thread costs about 15 µs and an allocation: a
-    /// sixteenth of that is a thousandth of what it takes to decode a sample, and a batch has no more than sixteen
-    /// allocations of it, however large it is.
+    /// thirty-second of that is a hundredth of what it takes to make a view of a decoded sample, and a batch has no more
+    /// than sixteen allocations of it, however large it is.
     pub(super) fn group(&self) -> usize {
-        const LEAST: usize = 16;
+        const LEAST: usize = 32;
         const GROUPS: usize = 16;
         self.batch.div_ceil(GROUPS).max(LEAST)
     }
@@ -212,11 +212,12 @@ impl StreamConfig {
         self.batches_ahead.saturating_add(1)
     }
 
-    /// Samples that are read and wait for a worker: enough that no worker waits while a group begins.
+    /// Samples that are read and wait for a worker: enough that no worker waits while a group begins, and that a reader
+    /// who was woken puts in so many that waking it costs little.
     pub(super) fn jobs_ahead(&self) -> usize {
         /// Samples in the queue per worker.
         const PER_WORKER: usize = 4;
-        const LEAST: usize = 16;
+        const LEAST: usize = 32;
         self.workers.saturating_mul(PER_WORKER).max(LEAST)
     }
 
