@@ -24,7 +24,7 @@ const MOST_DECODED_BYTES: u64 = 4 * MOST_PIXELS;
 
 /// A worker's buffers keep this much from sample to sample, enough for 22 million pixels; what a larger image took is
 /// given back after it.
-const KEPT_BYTES: usize = 64 << 20;
+pub(super) const KEPT_BYTES: usize = 64 << 20;
 
 /// Why a sample cannot be used; a metric's label, so it never carries more than its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]

@@ -22,6 +22,7 @@ mod read;
 pub mod resample;
 pub mod saccade;
 pub mod shrink;
+mod source;
 mod spec;
 pub mod warp;
 mod work;

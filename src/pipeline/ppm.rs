@@ -25,6 +25,14 @@ pub struct Ppm {
 /// # Errors
 /// When it is one, but ends early, is damaged or has too many pixels.
 pub fn header(bytes: &[u8]) -> Result<Option<Ppm>, Unusable> {
+    header_of(bytes, bytes.len())
+}
+
+/// As [`header`], from the first bytes of `length`.
+///
+/// # Errors
+/// As [`header`], and when the header goes on behind them.
+pub fn header_of(bytes: &[u8], length: usize) -> Result<Option<Ppm>, Unusable> {
     let is_plain =
         bytes.strip_prefix(MAGIC).and_then(<[u8]>::first).is_none_or(|byte| is_space(*byte) || *byte == b'#');
     if !bytes.starts_with(MAGIC) || !is_plain {
@@ -40,8 +48,9 @@ pub fn header(bytes: &[u8]) -> Result<Option<Ppm>, Unusable> {
         _ => return Err(Unusable { reason: Reason::TooLarge, detail: format!("{width}x{height} pixels") }),
     };
     let data = fields.at..fields.at + pixels * 3;
-    if data.end > bytes.len() {
-        return Err(Unusable::truncated(format!("{} of {} bytes of pixels", bytes.len() - data.start, data.len())));
+    if data.end > length {
+        let there = length.saturating_sub(data.start);
+        return Err(Unusable::truncated(format!("{there} of {} bytes of pixels", data.len())));
     }
     Ok(Some(Ppm { width, height, data }))
 }

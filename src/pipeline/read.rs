@@ -1,7 +1,8 @@
 //! Positions of the stream → `Job`: a sample's bytes, and the place in a batch that its pixels go to.
 //!
 //! Tasks take groups of coming samples in order and read each group in one go; no group is read for a batch that has no
-//! room yet, which is what bounds the memory of the whole pipeline. A sample's bytes come from the pool and go back to
+//! room yet, which is what bounds the memory of the whole pipeline. Pixels that need neither waiting nor decoding are
+//! left where they are ([`Source`]), and tasks do no more than to look whether that is so. A sample's bytes come from the pool and go back to
 //! it, and a group is handed to a blocking thread with one allocation, so none is made per sample.
 
 use std::ops::Range;
@@ -15,10 +16,11 @@ use tokio::sync::{OwnedMutexGuard, Semaphore};
 use super::batch::{Open, Pool};
 use super::mask::Sizes;
 use super::queue::OrderedQueue;
+use super::source::Source;
 use super::spec::Probe;
 use super::{Finished, OnLostShard, Order, PipelineError, StreamSpec};
 use crate::draws::{Draws, Purpose};
-use crate::shard::{EpochOrder, ReadError, ShardSet};
+use crate::shard::{EpochOrder, ShardSet};
 use crate::telemetry::{Activity, Spell, Stage, StageMeter};
 
 /// Draws that belong to a step are keyed on this in an epoch's place, so that no sample shares their generator.
@@ -31,9 +33,7 @@ pub(super) struct Job {
     pub place: usize,
     pub epoch: u64,
     pub sample: u32,
-    pub bytes: Vec<u8>,
-    /// Why there are no bytes.
-    pub lost: Option<ReadError>,
+    pub source: Source,
     pub pixels: BytesMut,
 }
 
@@ -93,7 +93,7 @@ impl Planner {
     fn job(&mut self, filling: &mut Filling, place: usize) -> Job {
         let (epoch, sample) = self.sample_at(filling.open.step, place);
         let pixels = filling.pixels.split_to(self.spec.sample_bytes());
-        Job { open: Arc::clone(&filling.open), place, epoch, sample, bytes: Vec::new(), lost: None, pixels }
+        Job { open: Arc::clone(&filling.open), place, epoch, sample, source: Source::Read(Vec::new()), pixels }
     }
 
     /// Epoch and sample at a place of a step's batch.
@@ -204,10 +204,20 @@ impl Reader {
     fn fetch(&self, job: &mut Job) -> bool {
         let start = Instant::now();
         self.probe.at(Stage::Read, job.sample);
-        job.bytes = self.pool.take_sample(self.set.sample(job.sample).length);
-        match (self.set.read(job.sample, &mut job.bytes), self.spec.on_lost_shard) {
-            (Ok(()), _) => self.meter.finished(start.elapsed(), job.bytes.len() as u64),
-            (Err(lost), OnLostShard::Skip) => job.lost = Some(lost),
+        if let Some(held) = Source::held(&self.set, job.sample) {
+            job.source = held;
+            return true;
+        }
+        let mut bytes = self.pool.take_sample(self.set.sample(job.sample).length);
+        match (self.set.read(job.sample, &mut bytes), self.spec.on_lost_shard) {
+            (Ok(()), _) => {
+                self.meter.finished(start.elapsed(), bytes.len() as u64);
+                job.source = Source::Read(bytes);
+            }
+            (Err(lost), OnLostShard::Skip) => {
+                self.pool.give_sample(bytes);
+                job.source = Source::Lost(lost);
+            }
             (Err(source), OnLostShard::Stop) => {
                 let step = job.open.step;
                 if job.open.settle() {

@@ -16,6 +16,7 @@ use super::mask::MaskScratch;
 use super::queue::OrderedQueue;
 use super::read::Job;
 use super::resample::Resampler;
+use super::source::{Rows, Source};
 use super::spec::Probe;
 use super::{Finished, OnLostShard, Order, PipelineError, StreamSpec};
 use crate::draws::{Draws, Purpose};
@@ -52,6 +53,7 @@ pub(super) struct Shared {
 pub(super) struct Worker {
     shared: Shared,
     decoder: Decoder,
+    rows: Rows,
     resampler: Resampler,
     /// What the two views of a sample are cut from.
     field: Vec<u8>,
@@ -90,8 +92,8 @@ impl Drop for CloseOnPanic {
 impl Worker {
     pub fn new(shared: Shared) -> Self {
         let decoder = Decoder::new(shared.spec.decode);
-        let (resampler, field, masks, slot) = Default::default();
-        Self { shared, decoder, resampler, field, masks, slot, laps: Laps { counted: Instant::now() } }
+        let (rows, resampler, field, masks, slot) = Default::default();
+        Self { shared, decoder, rows, resampler, field, masks, slot, laps: Laps { counted: Instant::now() } }
     }
 
     /// Works until there are no more jobs.
@@ -137,11 +139,11 @@ impl Worker {
     fn slot(&mut self, mut job: Job) -> Result<(), PipelineError> {
         self.slot.quarantined.clear();
         (self.slot.sample, self.slot.read) = (None, 1);
-        let first = match job.lost.take() {
-            Some(error) => Err(lost(&error)),
+        let viewed = match self.fetch(&job)? {
+            Some(unusable) => Err(unusable),
             None => self.view(&mut job),
         };
-        match first {
+        match viewed {
             Ok(()) => self.slot.sample = Some(self.labelled(job.sample)),
             Err(unusable) => {
                 self.quarantine(&job, job.sample, unusable);
@@ -154,7 +156,9 @@ impl Worker {
             self.masks(&job);
         }
         self.slot.pixels = job.pixels;
-        self.shared.pool.give_sample(job.bytes);
+        if let Source::Read(bytes) = job.source {
+            self.shared.pool.give_sample(bytes);
+        }
         Ok(())
     }
 
@@ -194,16 +198,46 @@ impl Worker {
 
     /// Reads another sample into the job; what is wrong with it where its shard is lost and that ends nothing.
     fn read(&self, sample: u32, job: &mut Job) -> Result<Option<Unusable>, PipelineError> {
-        let Shared { set, spec, meters, .. } = &self.shared;
+        let Shared { set, pool, .. } = &self.shared;
+        let mut bytes = match std::mem::replace(&mut job.source, Source::Read(Vec::new())) {
+            Source::Read(bytes) => bytes,
+            Source::Held(_) | Source::Lost(_) => pool.take_sample(set.sample(sample).length),
+        };
         let start = Instant::now();
-        match (set.read(sample, &mut job.bytes), spec.on_lost_shard) {
-            (Ok(()), _) => {
+        let read = set.read(sample, &mut bytes).map(|()| bytes.len() as u64);
+        job.source = Source::Read(bytes);
+        self.account(read, start, job.open.step)
+    }
+
+    /// Gets the rows of the crop where the sample is not read yet; otherwise as [`Self::read`].
+    fn fetch(&mut self, job: &Job) -> Result<Option<Unusable>, PipelineError> {
+        let ppm = match &job.source {
+            Source::Read(_) => return Ok(None),
+            Source::Held(ppm) => ppm,
+            Source::Lost(error) => return Ok(Some(lost(error))),
+        };
+        let start = Instant::now();
+        let crop = crop(&self.shared.spec, ppm.width, ppm.height, job.epoch, job.sample);
+        let read = self.rows.read(&self.shared.set, job.sample, ppm, crop);
+        self.account(read, start, job.open.step)
+    }
+
+    /// Counts the bytes that the worker has read itself.
+    fn account(
+        &self,
+        read: Result<u64, ReadError>,
+        start: Instant,
+        step: u64,
+    ) -> Result<Option<Unusable>, PipelineError> {
+        let Shared { spec, meters, .. } = &self.shared;
+        match (read, spec.on_lost_shard) {
+            (Ok(bytes), _) => {
                 // The worker's time is counted in the pool's stages.
-                meters.read.finished(start.elapsed(), job.bytes.len() as u64);
+                meters.read.finished(start.elapsed(), bytes);
                 Ok(None)
             }
             (Err(error), OnLostShard::Skip) => Ok(Some(lost(&error))),
-            (Err(source), OnLostShard::Stop) => Err(PipelineError::Read { step: job.open.step, source }),
+            (Err(source), OnLostShard::Stop) => Err(PipelineError::Read { step, source }),
         }
     }
 
@@ -240,12 +274,18 @@ impl Worker {
     }
 
     fn try_view(&mut self, job: &mut Job) -> Result<(), Unusable> {
-        let Self { shared, decoder, resampler, field, slot, laps, .. } = self;
+        let Self { shared, decoder, rows, resampler, field, slot, laps, .. } = self;
         let Shared { spec, probe, meters, .. } = shared;
-        let Job { epoch, sample, ref mut bytes, ref mut pixels, .. } = *job;
-        let length = bytes.len() as u64;
+        let Job { epoch, sample, ref mut source, ref mut pixels, .. } = *job;
         probe.at(Stage::Decode, sample);
-        let region = region(spec, decoder, bytes, epoch, sample);
+        let (region, length) = match source {
+            Source::Read(bytes) => {
+                let length = bytes.len() as u64;
+                (region(spec, decoder, bytes, epoch, sample), length)
+            }
+            Source::Held(_) => (Ok(rows.region()), rows.bytes()),
+            Source::Lost(error) => (Err(lost(error)), 0),
+        };
         let took = laps.next();
         let region = region.inspect_err(|_| meters.decode.busy(took))?;
         meters.decode.sample(took, length);
@@ -292,14 +332,18 @@ fn region<'p>(
     sample: u32,
 ) -> Result<Region<'p>, Unusable> {
     let header = header(bytes)?;
-    let crop = match spec.order {
-        Order::InOrder { .. } => Crop::centre(header.width, header.height),
+    let crop = crop(spec, header.width, header.height, epoch, sample);
+    decoder.decode(bytes, &header, crop, spec.side())
+}
+
+fn crop(spec: &StreamSpec, width: u32, height: u32, epoch: u64, sample: u32) -> Crop {
+    match spec.order {
+        Order::InOrder { .. } => Crop::centre(width, height),
         Order::Shuffled { seed, .. } => {
             let mut draws = Draws::new(seed, epoch, u64::from(sample), Purpose::Crop);
-            Crop::draw(&spec.augment, header.width, header.height, &mut draws)
+            Crop::draw(&spec.augment, width, height, &mut draws)
         }
-    };
-    decoder.decode(bytes, &header, crop, spec.side())
+    }
 }
 
 fn lost(error: &ReadError) -> Unusable {

@@ -5,9 +5,14 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
+#[cfg(target_os = "linux")]
+use std::io::IoSliceMut;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+#[cfg(target_os = "linux")]
+use rustix::io::{ReadWriteFlags, preadv2};
 
 use super::index::Stamp;
 
@@ -55,6 +60,20 @@ struct Slot {
 pub fn is_same(file: &File, stamp: Stamp) -> io::Result<bool> {
     let metadata = file.metadata()?;
     Ok(Stamp::of(&metadata) == stamp && metadata.nlink() > 0)
+}
+
+/// Whether all of `into` could be filled from what the system holds in memory.
+#[cfg(target_os = "linux")]
+pub fn read_at_once(file: &File, offset: u64, into: &mut [u8]) -> bool {
+    let length = into.len();
+    let read = preadv2(file, &mut [IoSliceMut::new(into)], offset, ReadWriteFlags::NOWAIT);
+    read.is_ok_and(|read| read == length)
+}
+
+/// Elsewhere there is no way to ask.
+#[cfg(not(target_os = "linux"))]
+pub fn read_at_once(_: &File, _: u64, _: &mut [u8]) -> bool {
+    false
 }
 
 impl OpenFiles {

@@ -6,13 +6,14 @@
 use std::fmt;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use super::files::{OpenFiles, is_same};
+use super::files::{OpenFiles, is_same, read_at_once};
 use super::index::{Cache, Index, Stamp, hex};
 use super::table::{Label, Member, Sample};
 use super::{ReadError, ShardError, expand, in_parallel};
@@ -36,6 +37,7 @@ pub struct Shard {
     first: u32,
     keys: String,
     rows: Vec<Row>,
+    has_ppm: bool,
 }
 
 /// A key begins where the one of the row before ends, in the shard's one string of keys.
@@ -157,23 +159,50 @@ impl ShardSet {
     /// # Panics
     /// When `number` is not below [`ShardSet::len`].
     pub fn read(&self, number: u32, into: &mut Vec<u8>) -> Result<(), ReadError> {
+        self.read_part(number, 0..self.sample(number).length, into)
+    }
+
+    /// As [`ShardSet::read`], for some of the image's bytes.
+    ///
+    /// # Errors
+    /// As [`ShardSet::read`].
+    ///
+    /// # Panics
+    /// When `number` is not below [`ShardSet::len`].
+    pub fn read_part(&self, number: u32, part: Range<u64>, into: &mut Vec<u8>) -> Result<(), ReadError> {
         let sample = self.sample(number);
-        let length = sample.length as usize;
+        let length = part.end.saturating_sub(part.start) as usize;
+        let offset = sample.offset + part.start;
         into.reserve_exact(length.saturating_sub(into.len()));
         // What it held is overwritten, so only what it grows by need be zeroed.
         into.resize(length, 0);
-        match self.try_read(&sample, into) {
+        match self.try_read(&sample, offset, into) {
             Ok(true) => Ok(()),
             // The open file may be another one than its name stands for by now; that one decides.
             _ => {
                 self.files.forget(sample.shard_number);
-                match self.try_read(&sample, into) {
+                match self.try_read(&sample, offset, into) {
                     Ok(true) => Ok(()),
                     Ok(false) => Err(ReadError::Changed { path: sample.shard.to_owned() }),
                     Err(source) => Err(self.read_error(&sample, source)),
                 }
             }
         }
+    }
+
+    /// Puts the first bytes of a sample's image into `into`, if the image is as long as that and both its ends come
+    /// without waiting, as they do when it was read lately; false leaves open why.
+    ///
+    /// # Panics
+    /// When `number` is not below [`ShardSet::len`].
+    pub fn glance(&self, number: u32, into: &mut [u8]) -> bool {
+        let sample = self.sample(number);
+        let Some(last) = sample.length.checked_sub(1).filter(|_| into.len() as u64 <= sample.length) else {
+            return false;
+        };
+        let Ok(file) = self.files.get(sample.shard_number, sample.shard) else { return false };
+        let is_there = read_at_once(&file, sample.offset, into) && read_at_once(&file, sample.offset + last, &mut [0]);
+        is_there && is_same(&file, self.shards[sample.shard_number].stamp).unwrap_or(false)
     }
 
     /// SHA-256, in hex, over each shard's file name and size and each sample's key, label and place.
@@ -202,9 +231,9 @@ impl ShardSet {
     }
 
     /// Whether the bytes are those of the shard that was indexed; asked after reading, so that no change slips through.
-    fn try_read(&self, sample: &SampleRef<'_>, into: &mut [u8]) -> io::Result<bool> {
+    fn try_read(&self, sample: &SampleRef<'_>, offset: u64, into: &mut [u8]) -> io::Result<bool> {
         let file: Arc<File> = self.files.get(sample.shard_number, sample.shard)?;
-        let read = file.read_exact_at(into, sample.offset);
+        let read = file.read_exact_at(into, offset);
         if !is_same(&file, self.shards[sample.shard_number].stamp)? {
             return Ok(false);
         }
@@ -244,17 +273,24 @@ impl Shard {
         self.stamp.size
     }
 
+    /// Whether any of its images is named as a PPM; what they are, their bytes alone tell.
+    pub fn has_ppm(&self) -> bool {
+        self.has_ppm
+    }
+
     fn of(path: &Path, index: &Index, need_labels: bool) -> (Self, Vec<Complaint>) {
         let path: Arc<Path> = Arc::from(path);
         let mut complaints = Vec::new();
-        let mut shard = Self { path, stamp: index.stamp, first: 0, keys: String::new(), rows: Vec::new() };
+        let mut shard =
+            Self { path, stamp: index.stamp, first: 0, keys: String::new(), rows: Vec::new(), has_ppm: false };
         for sample in index.table.samples() {
             let (image, why) = judge(&sample, need_labels);
             if let Some(why) = why {
                 let (shard, key) = (Arc::clone(&shard.path), sample.key.to_owned());
                 complaints.push(Complaint { shard, key, why, left_out: image.is_none() });
             }
-            if let Some(Member { offset, length, .. }) = image {
+            if let Some(Member { offset, length, extension }) = image {
+                shard.has_ppm |= extension.ends_with("ppm");
                 shard.keys.push_str(sample.key);
                 let label = if let Label::Known(number) = sample.label { Some(number) } else { None };
                 shard.rows.push(Row { offset, length, key_end: shard.keys.len(), label });

@@ -6,7 +6,7 @@ use saccade::draws::{Draws, Purpose};
 use saccade::pipeline::{Counts, MaskMode, Pipeline, Probe, StreamConfig, StreamSpec, bytes_in_flight};
 use saccade::telemetry::Stage;
 
-use super::{Bench, config, spec};
+use super::{Bench, config, pixmap, spec};
 use crate::allocations::Account;
 
 /// What a stream needs beside its queues: threads, channels, meters, the order of an epoch, and what decoders keep.
@@ -68,10 +68,9 @@ impl Counted {
 }
 
 /// The least over some stretches of the stream: a buffer may be needed for the first time at any moment.
-fn allocations_per_batch(batch: usize, mode: MaskMode) -> u64 {
+fn allocations_per_batch(bench: Bench, batch: usize, mode: MaskMode) -> u64 {
     const BATCHES: usize = 4;
     const STRETCHES: usize = 5;
-    let bench = Bench::new(&[400, 400], |number| bitmap(number % 40 + 8));
     let mut counted = Counted::start(bench, &spec(batch, mode), config(2));
     let mut stretch = || {
         let before = counted.account.allocations();
@@ -83,8 +82,11 @@ fn allocations_per_batch(batch: usize, mode: MaskMode) -> u64 {
 
 #[test]
 fn a_batch_of_many_samples_takes_as_many_allocations_as_one_of_few() {
-    for mode in [MaskMode::PerSample, MaskMode::SharedSize] {
-        let (few, many) = (allocations_per_batch(64, mode), allocations_per_batch(1024, mode));
+    let bitmaps = || Bench::new(&[400, 400], |number| bitmap(number % 40 + 8));
+    let pixmaps = || Bench::named(&[400, 400], "ppm", pixmap);
+    let benches: [fn() -> Bench; 3] = [bitmaps, bitmaps, pixmaps];
+    for (mode, bench) in [MaskMode::PerSample, MaskMode::SharedSize, MaskMode::PerSample].into_iter().zip(benches) {
+        let (few, many) = (allocations_per_batch(bench(), 64, mode), allocations_per_batch(bench(), 1024, mode));
         // Eleven for the masks of five blocks, one for each of at most sixteen groups that are read, and some for the
         // batch itself and for waiting; the order of an epoch comes on top.
         assert!(few <= 64 && many <= 64, "{mode:?}: {few} for 64 samples, {many} for 1024");

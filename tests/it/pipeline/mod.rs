@@ -1,5 +1,6 @@
 //! The stream of samples: pure, exact, accounted, bounded and closing.
 
+mod held;
 mod limits;
 mod lost;
 mod memory;
@@ -14,6 +15,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use saccade::draws::{Draws, Purpose};
+use saccade::pipeline::ppm::begin;
 use saccade::pipeline::{
     AugmentConfig, Batch, Counts, DecodeConfig, Digests, JpegDecoder, MaskConfig, MaskMode, OnLostShard, Order,
     Pipeline, PipelineError, Probe, Quarantined, StreamConfig, StreamSpec,
@@ -36,13 +38,18 @@ struct Bench {
 impl Bench {
     /// One shard per number in `sizes`; `image` gives the bytes of each sample, counted over all shards.
     fn new(sizes: &[usize], image: impl Fn(usize) -> Vec<u8>) -> Self {
+        Self::named(sizes, "jpg", image)
+    }
+
+    /// As [`Bench::new`], with the extension of the images given.
+    fn named(sizes: &[usize], extension: &str, image: impl Fn(usize) -> Vec<u8>) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let mut number = 0;
         for (shard, size) in sizes.iter().enumerate() {
             let file = File::create(folder.path().join(format!("s-{shard:03}.tar"))).expect("a shard");
             let mut tar = tar::Builder::new(file);
             for _ in 0..*size {
-                append(&mut tar, &format!("k{number:04}.jpg"), &image(number));
+                append(&mut tar, &format!("k{number:04}.{extension}"), &image(number));
                 append(&mut tar, &format!("k{number:04}.cls"), number.to_string().as_bytes());
                 number += 1;
             }
@@ -89,6 +96,15 @@ fn picture(number: usize) -> Vec<u8> {
     let mut bytes = Cursor::new(Vec::new());
     image.write_to(&mut bytes, image::ImageFormat::Png).expect("an encoder");
     bytes.into_inner()
+}
+
+/// As [`picture`], not compressed.
+fn pixmap(number: usize) -> Vec<u8> {
+    let picture = image::load_from_memory(&picture(number)).expect("a picture").into_rgb8();
+    let mut bytes = Vec::new();
+    begin(picture.width(), picture.height(), &mut bytes);
+    bytes.extend_from_slice(&picture);
+    bytes
 }
 
 /// Every so many-th sample is cut short.

@@ -8,7 +8,7 @@ use saccade::pipeline::queue::{OrderedQueue, QueueMeters};
 use saccade::pipeline::{Counts, MaskMode, Pipeline, Probe, StreamConfig};
 use saccade::telemetry::{Activity, Queue, Stage, StageTotals, Telemetry};
 
-use super::{Bench, config, picture, spec};
+use super::{Bench, config, picture, pixmap, spec};
 
 const POOL: [Stage; 4] = [Stage::Decode, Stage::Augment, Stage::Mask, Stage::Batch];
 
@@ -39,6 +39,27 @@ fn the_earliest_sample_is_taken_first_whoever_read_it() {
     assert_eq!([(); 4].map(|()| take()), [Some(160), Some(170), Some(180), None]);
     queue.close();
     assert!(!queue.put(1, 1, &mut spell) && take().is_none());
+}
+
+#[test]
+fn everybody_who_waits_for_room_gets_it() {
+    const WAITING: u64 = 9;
+    let telemetry = Telemetry::new("test");
+    let queue = queue(&telemetry, 4);
+    let put = |position: u64| {
+        let mut spell = telemetry.stage(Stage::Read).spell(Activity::Busy);
+        assert!(queue.put(position, position, &mut spell));
+    };
+    (0..4).for_each(put);
+    std::thread::scope(|scope| {
+        for position in 4..4 + WAITING {
+            let put = &put;
+            scope.spawn(move || put(position));
+        }
+        let mut taken: Vec<u64> = (0..4 + WAITING).filter_map(|_| queue.take()).map(|(value, _)| value).collect();
+        taken.sort_unstable();
+        assert_eq!(taken, (0..4 + WAITING).collect::<Vec<_>>());
+    });
 }
 
 #[test]
@@ -100,9 +121,9 @@ fn spend(time: Duration) {
 
 #[test]
 fn every_moment_of_readers_workers_and_consumer_is_counted_once() {
-    // Limited by the workers, by the consumer, and by the disk.
-    for (pause, read) in [(0, 0), (4000, 0), (0, 1000)] {
-        let bench = Bench::new(&[30, 30], picture);
+    // Limited by the workers, by the consumer, and by the disk; and where workers get what they need themselves.
+    for (pause, read, extension) in [(0, 0, "jpg"), (4000, 0, "jpg"), (0, 1000, "jpg"), (0, 0, "ppm")] {
+        let bench = Bench::named(&[30, 30], extension, if extension == "ppm" { pixmap } else { picture });
         let (workers, reads) = (3, 2);
         let probe = probe(move |stage, _| {
             if stage == Stage::Read {
