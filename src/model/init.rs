@@ -32,11 +32,20 @@ impl WeightInit {
 
     /// Normal numbers of deviation 0.02.
     pub fn normal<const D: usize>(&mut self, shape: [usize; D], device: &Device) -> Param<Tensor<D>> {
+        self.normal_of(WEIGHT_DEVIATION, shape, device)
+    }
+
+    /// Normal numbers of another deviation, cut at ±2 all the same.
+    pub fn normal_of<const D: usize>(
+        &mut self,
+        deviation: f64,
+        shape: [usize; D],
+        device: &Device,
+    ) -> Param<Tensor<D>> {
         let mut draws = Draws::new(self.seed, 0, self.parameters, Purpose::Weights);
         self.parameters += 1;
         let count = shape.iter().product();
-        let values: Vec<f32> =
-            (0..count).map(|_| (WEIGHT_DEVIATION * draws.normal()).clamp(-2.0, 2.0) as f32).collect();
+        let values: Vec<f32> = (0..count).map(|_| (deviation * draws.normal()).clamp(-2.0, 2.0) as f32).collect();
         Param::from_tensor(Tensor::from_data(TensorData::new(values, shape), device))
     }
 }

@@ -8,8 +8,10 @@ pub mod patch;
 pub mod attention;
 pub mod vit;
 pub mod predictor;
+pub mod energy;
 pub mod weights;
 
+pub use energy::{EnergyConfig, EnergyPredictor, EnergyPredictorConfig, EnergyTransformer, Memory};
 pub use init::WeightInit;
 pub use patch::{Choice, Lookup};
 pub use predictor::{Predictor, PredictorConfig};

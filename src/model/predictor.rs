@@ -67,16 +67,40 @@ impl Predictor {
     /// - `targets`: the patches to predict, `[blocks · batch, target]`, block by block
     /// - output: `[blocks · batch, target, features]`
     pub fn forward(&self, encoded: Tensor<3>, context: &Choice, targets: &Choice) -> Tensor<3> {
-        let [batch, seen, _] = encoded.dims();
-        let [sequences, target] = targets.dims();
-        let blocks = sequences / batch;
-
-        let known = self.embed.forward(encoded) + context.take_shared(self.positions.val());
-        let asked = targets.take_shared(self.positions.val()) + self.mask_token.val();
-        let tokens = Tensor::cat(vec![known.repeat_dim(0, blocks), asked], 1);
-        let hidden = real_places(context, targets, blocks).map(hidden_keys);
+        let [_, seen, _] = encoded.dims();
+        let [_, target] = targets.dims();
+        let table = Table { positions: self.positions.val(), mask_token: self.mask_token.val() };
+        let (tokens, real) = table.sequences(self.embed.forward(encoded), context, targets);
+        let hidden = real.map(hidden_keys);
         let tokens = self.blocks.iter().fold(tokens, |tokens, block| block.forward(tokens, hidden.as_ref()));
         self.projection.forward(self.norm.forward(tokens.narrow(1, seen, target)))
+    }
+}
+
+/// What a predictor of patches adds to features: where a patch is, and that it is asked for.
+pub(super) struct Table {
+    /// `[patches, width]`
+    pub positions: Tensor<2>,
+    /// `[1, 1, width]`
+    pub mask_token: Tensor<3>,
+}
+
+impl Table {
+    /// One sequence per target block of a sample: the sample's context, then the block's mask tokens; and 1 at the real
+    /// places of each, `None` when nothing is padding.
+    ///
+    /// # Shapes
+    /// - `known`: `[batch, context, width]`
+    /// - `targets`: `[blocks · batch, target]`, block by block
+    /// - output: `[blocks · batch, context + target, width]` and `[blocks · batch, context + target]`
+    pub fn sequences(self, known: Tensor<3>, context: &Choice, targets: &Choice) -> (Tensor<3>, Option<Tensor<2>>) {
+        let [batch, _, _] = known.dims();
+        let [sequences, _] = targets.dims();
+        let blocks = sequences / batch;
+        let known = known + context.take_shared(self.positions.clone());
+        let asked = targets.take_shared(self.positions) + self.mask_token;
+        let tokens = Tensor::cat(vec![known.repeat_dim(0, blocks), asked], 1);
+        (tokens, real_places(context, targets, blocks))
     }
 }
 

@@ -30,6 +30,8 @@ mod saccade_views;
 mod pipeline;
 // Models and training against the reference implementations.
 mod references;
+// The Energy Transformer against its reference, and its laws.
+mod energy;
 // Scores against scikit-learn, and on points with known answers.
 mod scores;
 // Metrics, the port, the bottleneck.
