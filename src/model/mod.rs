@@ -9,6 +9,7 @@ pub mod attention;
 pub mod vit;
 pub mod predictor;
 pub mod energy;
+pub mod shift;
 pub mod weights;
 
 pub use energy::{EnergyConfig, EnergyPredictor, EnergyPredictorConfig, EnergyTransformer, Memory};

@@ -1,3 +1,5 @@
 //! OUTPUTS TO A LOSS: what is minimised; every summand has a name.
 
 pub mod masked;
+pub mod vicreg;
+pub mod saccade;

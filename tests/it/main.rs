@@ -32,6 +32,8 @@ mod pipeline;
 mod references;
 // The Energy Transformer against its reference, and its laws.
 mod energy;
+// Predictors between two views, and the terms of their loss.
+mod saccade_objective;
 // Scores against scikit-learn, and on points with known answers.
 mod scores;
 // Metrics, the port, the bottleneck.
