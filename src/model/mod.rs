@@ -7,12 +7,15 @@ pub mod init;
 pub mod patch;
 pub mod attention;
 pub mod vit;
+pub mod convnext;
 pub mod predictor;
 pub mod energy;
 pub mod shift;
 pub mod weights;
+pub mod torchvision;
 
 pub use energy::{EnergyConfig, EnergyPredictor, EnergyPredictorConfig, EnergyTransformer, Memory};
+pub use convnext::{ConvNext, ConvNextConfig, ConvNextSize};
 pub use init::WeightInit;
 pub use patch::{Choice, Lookup};
 pub use predictor::{Predictor, PredictorConfig};

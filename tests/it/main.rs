@@ -34,6 +34,8 @@ mod references;
 mod energy;
 // Predictors between two views, and the terms of their loss.
 mod saccade_objective;
+// The ConvNeXt encoder against torchvision's.
+mod convnext;
 // Scores against scikit-learn, and on points with known answers.
 mod scores;
 // Metrics, the port, the bottleneck.
