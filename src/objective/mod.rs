@@ -3,3 +3,4 @@
 pub mod masked;
 pub mod vicreg;
 pub mod saccade;
+pub mod spectrum;

@@ -6,6 +6,7 @@ pub mod optimizer;
 pub mod ema;
 pub mod upload;
 pub mod step;
+pub mod collapse;
 
 pub use device::DeviceChoice;
 pub use optimizer::AdamW;

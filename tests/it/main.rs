@@ -38,6 +38,8 @@ mod saccade_objective;
 mod convnext;
 // Scores against scikit-learn, and on points with known answers.
 mod scores;
+// Features that collapse, and features that do not.
+mod collapse;
 // Metrics, the port, the bottleneck.
 mod telemetry;
 mod bottleneck;
