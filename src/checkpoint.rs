@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 use crate::model::weights::{Array, Weights};
 use crate::pipeline::Counts;
 use crate::shard::hex;
+use crate::train::collapse::Findings;
 
 const ARRAYS: &str = "weights.safetensors";
 const STATE: &str = "state.json";
@@ -40,12 +41,14 @@ pub enum CheckpointError {
 }
 
 /// Where a run stands, beside its arrays.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Position {
     /// Steps done; the next step has this number.
     pub step: u64,
     pub counts: Counts,
+    /// Whether features were found to collapse.
+    pub findings: Findings,
     /// How often the optimizer updated each parameter.
     pub updates: BTreeMap<String, usize>,
     /// Of the training shards (`ShardSet::fingerprint`); another data set would be another stream.

@@ -293,13 +293,11 @@ fn check(args: CheckArgs) -> Result<()> {
 
 /// A Plan in a few lines.
 fn overview(plan: &Plan, device: &str) -> Vec<(&'static str, String)> {
-    let (encoder, predictor, grid) = (plan.encoder, plan.predictor, plan.encoder.grid());
+    let (encoder, grid) = (&plan.models.encoder, plan.models.encoder.grid());
     let scored =
         plan.validation.as_ref().map_or(String::new(), |set| format!(", {} to score on", count(set.len() as u64)));
     let (samples, shards) = (count(plan.train.len() as u64), plan.train.shards().len());
-    let shape = |parameters: u64, width: usize, depth: usize, heads: usize| {
-        format!("{} parameters: width {width}, {depth} blocks, {heads} heads", count(parameters))
-    };
+    let shape = |parameters: u64, what: String| format!("{} parameters: {what}", count(parameters));
     let (batch, epochs) = (plan.config.train.batch, plan.config.train.epochs);
     let warmup = count(plan.step.schedules.warmup_steps);
     vec![
@@ -307,10 +305,14 @@ fn overview(plan: &Plan, device: &str) -> Vec<(&'static str, String)> {
         ("JPEGs", format!("decoded by {}", plan.config.decode.jpeg.describe())),
         (
             "grid",
-            format!("{grid} x {grid} patches of {0} x {0} pixels, {1} x {1} in all", encoder.patch, encoder.image),
+            format!(
+                "{grid} x {grid} patches of {0} x {0} pixels, {1} x {1} in all",
+                encoder.image() / grid,
+                encoder.image()
+            ),
         ),
-        ("encoder", shape(plan.encoder_parameters, encoder.width, encoder.depth, encoder.heads)),
-        ("predictor", shape(plan.predictor_parameters, predictor.width, predictor.depth, predictor.heads)),
+        ("encoder", shape(plan.encoder_parameters, encoder.describe())),
+        ("predictor", shape(plan.predictor_parameters, plan.models.predictor.describe())),
         ("steps", format!("{} of {batch} samples, {warmup} to warm up; {epochs} epochs", count(plan.steps))),
         ("in flight", format!("{} of batches and samples at most", bytes(plan.bytes_in_flight))),
         ("disk", format!("{} at most, {} a checkpoint", bytes(plan.disk_bytes()), bytes(plan.checkpoint_bytes()))),
@@ -357,7 +359,7 @@ fn draw(args: ShowArgs) -> Result<()> {
         stream_of(&plan, args.step..args.step.saturating_add(1), Counts::default(), runtime.handle(), &telemetry)?;
     let batch = batches.next().context("the stream holds no batch")??;
     let side = plan.config.augment.size;
-    show::draw(&batch, side, plan.encoder.patch as u32, &args.out)?;
+    show::draw(&batch, side, plan.models.encoder.image() as u32 / plan.models.encoder.grid() as u32, &args.out)?;
     say(&format!("{}: image, context, then the target blocks; step {}", args.out.display(), batch.step))
 }
 

@@ -1,6 +1,7 @@
 //! A pipeline file as written ([`RunConfig`]) to what will be done ([`Plan`]): after this nothing can be misconfigured.
 
 mod checks;
+mod models;
 mod stops;
 
 use std::path::{Path, PathBuf};
@@ -9,7 +10,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-use crate::model::{PredictorConfig, VitConfig, VitSize};
+use crate::model::ProjectorConfig;
+use crate::model::shift::SaccadeUnit;
 use crate::pipeline::{
     self, AugmentConfig, DecodeConfig, MaskConfig, OnLostShard, Order, PipelineError, SaccadeConfig, StreamConfig,
     StreamSpec,
@@ -17,15 +19,18 @@ use crate::pipeline::{
 use crate::shard::{ShardError, ShardSet};
 use crate::telemetry::TelemetryConfig;
 use crate::train::device::DeviceError;
+use crate::train::model::Loss;
 use crate::train::step::StepConfig;
 use crate::train::upload::uploaded_bytes;
-use crate::train::{DeviceChoice, Normalisation, Schedules};
+use crate::train::{DeviceChoice, ModelConfig, Normalisation, Schedules};
 
+pub use self::models::{
+    EncoderTable, NarrowVitTable, ObjectiveTable, PredictorTable, VitTable, check_encoder, check_models,
+    check_patch_predictor, models,
+};
 pub use self::stops::{Stop, Stops};
 
-use self::checks::{
-    check_grid, check_hidden, check_memory, check_ranges, check_shape, encoder_shape, predictor_shape, value,
-};
+use self::checks::{check_memory, check_ranges, value};
 
 /// One pipeline file. What changes a result has no default here.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -38,12 +43,18 @@ pub struct RunConfig {
     pub decode: DecodeConfig,
     pub augment: AugmentConfig,
     pub pixels: Normalisation,
-    pub mask: MaskConfig,
-    /// Two views of each sample in place of one with masks: for the data path alone, until an objective takes them.
+    pub objective: ObjectiveTable,
+    /// Which patches are context and targets, where the objective masks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mask: Option<MaskConfig>,
+    /// How the two views of a sample are cut, where the objective compares them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub saccade: Option<SaccadeConfig>,
-    pub encoder: EncoderConfig,
-    pub predictor: PredictorShape,
+    pub encoder: EncoderTable,
+    /// Between the encoder and the objective, where two views are compared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub projector: Option<ProjectorConfig>,
+    pub predictor: PredictorTable,
     pub train: TrainConfig,
     pub stream: StreamConfig,
     pub checkpoint: CheckpointConfig,
@@ -87,35 +98,6 @@ impl Patterns {
             Self::Many(patterns) => patterns.clone(),
         }
     }
-}
-
-/// A named size, or width, depth and heads of one's own.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct EncoderConfig {
-    /// Pixels a side of a patch.
-    pub patch: usize,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub size: Option<VitSize>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub width: Option<usize>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub depth: Option<usize>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub heads: Option<usize>,
-    /// Weights to begin with: a folder that `saccade import` wrote.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub weights: Option<PathBuf>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PredictorShape {
-    pub width: usize,
-    pub depth: usize,
-    /// The encoder's when left out, as the authors have it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub heads: Option<usize>,
 }
 
 /// The optimizer's course.
@@ -182,6 +164,9 @@ pub enum ConfigError {
     Value { key: &'static str, value: String, why: String },
     #[error("data.{split}: {source}")]
     Data { split: &'static str, source: ShardError },
+    /// A message that names its key.
+    #[error("{0}")]
+    Shape(String),
     #[error(transparent)]
     Stream(#[from] PipelineError),
     #[error(transparent)]
@@ -254,8 +239,7 @@ fn apply(change: &str, table: &mut Table) -> Result<(), ConfigError> {
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub config: RunConfig,
-    pub encoder: VitConfig,
-    pub predictor: PredictorConfig,
+    pub models: ModelConfig,
     pub train: Arc<ShardSet>,
     pub validation: Option<Arc<ShardSet>>,
     pub stream: StreamSpec,
@@ -272,14 +256,14 @@ impl Plan {
     /// When a value is out of range, values do not go together, or shards are missing or damaged.
     pub fn new(config: RunConfig) -> Result<Self, ConfigError> {
         check_ranges(&config)?;
-        let (encoder, predictor) = shapes(&config)?;
+        let models = models(&config)?;
         let stream = StreamSpec {
             order: Order::Shuffled { seed: config.seed, window: config.data.window },
             batch: config.train.batch,
             decode: config.decode,
             augment: config.augment.clone(),
             saccade: config.saccade.clone().map(|saccade| SaccadeConfig { size: config.augment.size, ..saccade }),
-            mask: config.saccade.is_none().then(|| (config.mask.clone(), encoder.grid())),
+            mask: config.mask.clone().map(|mask| (mask, models.encoder.grid())),
             on_lost_shard: config.data.on_lost_shard,
         };
         config.stream.check()?;
@@ -303,21 +287,22 @@ impl Plan {
         }
         stream.check(&(0..steps))?;
         let largest = (0..train.len() as u32).map(|number| train.sample(number).length).max().unwrap_or(0);
+        let views = if config.saccade.is_some() { 2 } else { 1 };
         let bytes_in_flight = pipeline::bytes_in_flight(&stream, &config.stream, largest)
-            .saturating_add(uploaded_bytes(config.train.batch, config.augment.size as usize));
+            .saturating_add(uploaded_bytes(config.train.batch * views, config.augment.size as usize));
         check_memory(bytes_in_flight, &config)?;
         Ok(Self {
             bytes_in_flight,
             step: StepConfig {
                 accumulate: config.train.accumulate,
                 clip_norm: config.train.clip_norm,
+                loss: loss(&config),
                 schedules: schedules(&config, steps, train.len()),
             },
             stops: Stops::new(&config, steps, train.len()),
-            encoder_parameters: encoder.parameters(),
-            predictor_parameters: predictor.parameters(encoder.width, encoder.grid() * encoder.grid()),
-            encoder,
-            predictor,
+            encoder_parameters: models.encoder.parameters(),
+            predictor_parameters: models.predictor_parameters(),
+            models,
             train,
             validation,
             stream,
@@ -332,12 +317,12 @@ impl Plan {
 
     /// Bytes of one checkpoint: encoder, target encoder and predictor, and two moments of all that is trained.
     pub fn checkpoint_bytes(&self) -> u64 {
-        4 * (3 * self.parameters() + self.encoder_parameters)
+        4 * (3 * self.parameters() + self.encoder_parameters + self.models.projector_parameters())
     }
 
     /// What decides the course of the run beside the data: a run goes on only under the same.
     pub fn course(&self) -> String {
-        course(&self.config, &self.encoder, &self.predictor)
+        course(&self.config, &self.models)
     }
 
     /// The stream of a set's samples as a score sees them: whole images in the listed order, at most so many of them.
@@ -353,44 +338,35 @@ impl Plan {
     /// Bytes that the run writes at most: the checkpoints it keeps, one that is being written, and its records.
     pub fn disk_bytes(&self) -> u64 {
         /// Generous for one line of `steps.jsonl`.
-        const STEP_LINE: u64 = 400;
+        const STEP_LINE: u64 = 600;
         let checkpoints = self.checkpoint_bytes().saturating_mul(self.config.checkpoint.keep as u64 + 1);
         checkpoints.saturating_add(self.steps.saturating_mul(STEP_LINE))
     }
 }
 
 /// What decides the course of a run beside the data, as text.
-pub fn course(config: &RunConfig, encoder: &VitConfig, predictor: &PredictorConfig) -> String {
+pub fn course(config: &RunConfig, models: &ModelConfig) -> String {
     serde_json::json!({
         "seed": config.seed, "window": config.data.window, "decode": config.decode, "augment": config.augment, "pixels": config.pixels,
-        "mask": config.mask, "encoder": encoder, "predictor": predictor, "train": config.train,
-        "weights": config.encoder.weights.is_some(),
+        "objective": config.objective, "mask": config.mask, "saccade": config.saccade, "models": models, "train": config.train,
+        "weights": config.encoder.weights().is_some(),
     })
     .to_string()
 }
 
-/// The shapes of a configuration's models.
-///
-/// # Errors
-/// When they are impossible.
-pub fn shapes(config: &RunConfig) -> Result<(VitConfig, PredictorConfig), ConfigError> {
-    let encoder = encoder_shape(config)?;
-    Ok((encoder, predictor_shape(config, &encoder)?))
-}
-
-/// # Errors
-/// When no predictor can have this shape.
-pub fn check_predictor(shape: &PredictorConfig) -> Result<(), ConfigError> {
-    check_shape("predictor.width", shape.width, shape.heads, shape.depth)?;
-    check_hidden("predictor's hidden width", shape.hidden)
-}
-
-/// # Errors
-/// When no ViT can have this shape.
-pub fn check_vit(shape: &VitConfig) -> Result<(), ConfigError> {
-    check_grid(shape.image, shape.patch)?;
-    check_shape("encoder.width", shape.width, shape.heads, shape.depth)?;
-    check_hidden("encoder's hidden width", shape.hidden)
+fn loss(config: &RunConfig) -> Loss {
+    match config.objective {
+        ObjectiveTable::Ijepa {} => Loss::Masked,
+        ObjectiveTable::Saccade(weights) => Loss::Told(weights),
+        ObjectiveTable::SaccadeRead(weights) => {
+            let unit = config.saccade.as_ref().map_or(SaccadeUnit::new(0.0, 0.0), |saccade| {
+                let margin = saccade.field.saturating_sub(config.augment.size);
+                let shift = saccade.most_shift * f64::from(margin) / f64::from(saccade.field);
+                SaccadeUnit::new(saccade.most_degrees.to_radians(), shift)
+            });
+            Loss::Read { weights, unit }
+        }
+    }
 }
 
 /// Whole batches in so many epochs; what is left of the last epoch is less than a batch.

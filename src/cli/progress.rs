@@ -83,7 +83,10 @@ impl Progress {
         self.rate = Some(rate);
         let done = line.step + 1;
         let limit = self.telemetry.bottleneck().map_or_else(|| "-".into(), |stage| stage.to_string());
-        let text = format!("loss {:.4}, {rate:.0} samples/s, limited by {limit}", line.loss);
+        let mut text = format!("loss {:.4}, {rate:.0} samples/s, limited by {limit}", line.loss);
+        for collapse in &line.collapses {
+            text += &format!("; {collapse}");
+        }
         match &self.bar {
             Some(bar) => {
                 bar.set_position(done);

@@ -1,7 +1,6 @@
 //! Whether values of a pipeline file make sense, one by one and together.
 
-use super::{ConfigError, EncoderConfig, PredictorShape, RunConfig};
-use crate::model::{PredictorConfig, VitConfig};
+use super::{ConfigError, RunConfig};
 use crate::telemetry::memory;
 
 pub(super) fn value(key: &'static str, value: impl std::fmt::Display, why: &str) -> ConfigError {
@@ -63,55 +62,10 @@ pub(super) fn check_ranges(config: &RunConfig) -> Result<(), ConfigError> {
 }
 
 /// The most that a side or a width may be; beyond it a number is surely a slip, and memory would not suffice.
-const MOST_PIXELS: usize = 4096;
-const MOST_WIDTH: usize = 16384;
-const MOST_DEPTH: usize = 1024;
+pub(super) const MOST_PIXELS: usize = 4096;
+pub(super) const MOST_WIDTH: usize = 16384;
+pub(super) const MOST_DEPTH: usize = 1024;
 const MOST_KEPT: usize = 10_000;
-
-pub(super) fn encoder_shape(config: &RunConfig) -> Result<VitConfig, ConfigError> {
-    let EncoderConfig { patch, size, width, depth, heads, .. } = config.encoder;
-    let image = config.augment.size as usize;
-    check_grid(image, patch)?;
-    let shape = match (size, width, depth, heads) {
-        (Some(size), None, None, None) => VitConfig::sized(size, image, patch),
-        (None, Some(width), Some(depth), Some(heads)) => VitConfig::free(image, patch, width, depth, heads),
-        _ => {
-            return Err(value("encoder.size", "?", "give either size, or width, depth and heads together"));
-        }
-    };
-    check_shape("encoder.width", shape.width, shape.heads, shape.depth)?;
-    Ok(shape)
-}
-
-pub(super) fn check_grid(image: usize, patch: usize) -> Result<(), ConfigError> {
-    if image == 0 || image > MOST_PIXELS {
-        return Err(value("augment.size", image, &format!("must lie in 1..={MOST_PIXELS}")));
-    }
-    if patch == 0 || !image.is_multiple_of(patch) {
-        return Err(value("encoder.patch", patch, &format!("must divide augment.size = {image}")));
-    }
-    Ok(())
-}
-
-pub(super) fn predictor_shape(config: &RunConfig, encoder: &VitConfig) -> Result<PredictorConfig, ConfigError> {
-    let PredictorShape { width, depth, heads } = config.predictor;
-    let heads = heads.unwrap_or(encoder.heads);
-    check_shape("predictor.width", width, heads, depth)?;
-    Ok(PredictorConfig::new(width, depth, heads))
-}
-
-pub(super) fn check_shape(key: &'static str, width: usize, heads: usize, depth: usize) -> Result<(), ConfigError> {
-    if width == 0 || !width.is_multiple_of(4) || width > MOST_WIDTH {
-        return Err(value(key, width, &format!("must be a multiple of 4 (positions) up to {MOST_WIDTH}")));
-    }
-    if heads == 0 || !width.is_multiple_of(heads) {
-        return Err(value(key, width, &format!("must be a multiple of the number of heads, {heads}")));
-    }
-    if depth == 0 || depth > MOST_DEPTH {
-        return Err(value(key, width, &format!("needs a depth in 1..={MOST_DEPTH}, not {depth}")));
-    }
-    Ok(())
-}
 
 /// Refuses queues that this machine has no memory for, before any of it is taken.
 pub(super) fn check_memory(bytes_in_flight: u64, config: &RunConfig) -> Result<(), ConfigError> {
@@ -125,10 +79,4 @@ pub(super) fn check_memory(bytes_in_flight: u64, config: &RunConfig) -> Result<(
         }
         _ => Ok(()),
     }
-}
-
-pub(super) fn check_hidden(key: &'static str, hidden: usize) -> Result<(), ConfigError> {
-    let most = 4 * MOST_WIDTH;
-    let why = format!("must lie in 1..={most}");
-    if (1..=most).contains(&hidden) { Ok(()) } else { Err(value(key, hidden, &why)) }
 }

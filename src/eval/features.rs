@@ -2,7 +2,6 @@
 
 use burn::tensor::Tensor;
 
-use crate::model::Vit;
 use crate::pipeline::PipelineError;
 use crate::train::Uploader;
 use crate::train::upload::DeviceBatch;
@@ -34,15 +33,6 @@ impl Features {
             }
         }
     }
-}
-
-/// The mean of the encoded patches.
-///
-/// # Shapes
-/// - `images`: `[batch, 3, side, side]`
-/// - output: `[batch, width]`
-pub fn pooled(encoder: &Vit, images: Tensor<4>) -> Tensor<2> {
-    encoder.forward(images, None).mean_dim(1).squeeze_dim(1)
 }
 
 /// The pixels themselves, `[batch, channels · height · width]`.

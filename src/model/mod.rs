@@ -11,12 +11,15 @@ pub mod convnext;
 pub mod predictor;
 pub mod energy;
 pub mod shift;
+pub mod kinds;
 pub mod weights;
 pub mod torchvision;
 
-pub use energy::{EnergyConfig, EnergyPredictor, EnergyPredictorConfig, EnergyTransformer, Memory};
 pub use convnext::{ConvNext, ConvNextConfig, ConvNextSize};
+pub use energy::{EnergyConfig, EnergyPredictor, EnergyPredictorConfig, EnergyTransformer, Memory};
 pub use init::WeightInit;
+pub use kinds::{Encoder, EncoderConfig, PatchPredictor, PatchPredictorConfig};
 pub use patch::{Choice, Lookup};
 pub use predictor::{Predictor, PredictorConfig};
+pub use shift::{Projector, ProjectorConfig, ShiftPredictorConfig, ShiftReaderConfig};
 pub use vit::{Vit, VitConfig, VitSize};

@@ -20,6 +20,9 @@ pub struct Array {
 /// Named arrays; the order of the names is the order of iteration.
 pub type Weights = BTreeMap<String, Array>;
 
+/// Which encoder it is stays out of a parameter's name.
+pub const SKIP_VARIANTS: bool = true;
+
 #[derive(Debug, thiserror::Error)]
 pub enum WeightsError {
     #[error("weights lack {0}; they belong to another model")]
@@ -58,7 +61,7 @@ impl Array {
 /// When the device fails to give a tensor back.
 pub fn collect<M: Module>(module: &M) -> Result<Weights, WeightsError> {
     let mut weights = Weights::new();
-    for tensor in module.collect(None, None, false) {
+    for tensor in module.collect(None, None, SKIP_VARIANTS) {
         let failed = |why: String| WeightsError::Tensor { name: tensor.name.clone(), why };
         let data = bridge::to_data(&tensor).map_err(|error| failed(error.to_string()))?;
         let values = data.convert::<f32>().try_to_vec::<f32>().map_err(|error| failed(format!("{error:?}")))?;
@@ -73,7 +76,7 @@ pub fn collect<M: Module>(module: &M) -> Result<Weights, WeightsError> {
 /// When a tensor is missing, unknown or of another shape; the module is then to be thrown away.
 pub fn apply<M: Module>(module: &mut M, mut weights: Weights) -> Result<(), WeightsError> {
     let mut tensors = Vec::new();
-    for parameter in module.collect(None, None, false) {
+    for parameter in module.collect(None, None, SKIP_VARIANTS) {
         let name = parameter.name.clone();
         let array = weights.remove(&name).ok_or_else(|| WeightsError::Missing(name.clone()))?;
         let needed = parameter.shape.to_vec();
@@ -87,7 +90,7 @@ pub fn apply<M: Module>(module: &mut M, mut weights: Weights) -> Result<(), Weig
     if let Some(name) = weights.into_keys().next() {
         return Err(WeightsError::Unknown(name));
     }
-    let result = module.apply(tensors, None, None, false);
+    let result = module.apply(tensors, None, None, SKIP_VARIANTS);
     match result.errors.first() {
         Some(error) => Err(WeightsError::Tensor { name: "weights".into(), why: error.to_string() }),
         None => Ok(()),

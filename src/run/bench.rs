@@ -113,7 +113,7 @@ pub fn data(plan: &Plan, limit: Duration, runtime: &Handle, telemetry: &Telemetr
 /// When the data fail or the device cannot be used.
 pub fn step(plan: &Plan, limit: Duration, runtime: &Handle, telemetry: &Telemetry) -> Result<Figures> {
     let place = plan.config.device.open()?;
-    let mut trainer = trainer(plan, &place, plan.config.encoder.weights.as_deref())?;
+    let mut trainer = trainer(plan, &place, plan.config.encoder.weights())?;
     let make = steps(plan, &mut trainer, &place, runtime, telemetry)?;
     measured("step", &place.name, make, limit, telemetry)
 }
@@ -124,7 +124,7 @@ pub fn step(plan: &Plan, limit: Duration, runtime: &Handle, telemetry: &Telemetr
 /// When the data fail or the device cannot be used.
 pub fn train(plan: &Plan, limit: Duration, runtime: &Handle, telemetry: &Telemetry) -> Result<Figures> {
     let place = plan.config.device.open()?;
-    let mut trainer = trainer(plan, &place, plan.config.encoder.weights.as_deref())?;
+    let mut trainer = trainer(plan, &place, plan.config.encoder.weights())?;
     let make = training(plan, 0, &mut trainer, &place, runtime, telemetry)?;
     measured("train", &place.name, make, limit, telemetry)
 }

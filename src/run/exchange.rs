@@ -14,10 +14,10 @@ use serde_json::{Value, json};
 
 use super::folder;
 use crate::checkpoint::{self, read_arrays, write_arrays, write_whole};
-use crate::config::{check_predictor, check_vit, shapes};
+use crate::config::{check_encoder, check_patch_predictor, models};
 use crate::model::weights::{self, Array, Weights};
-use crate::model::{PredictorConfig, VitConfig, WeightInit};
-use crate::train::Trainer;
+use crate::model::{EncoderConfig, PatchPredictorConfig, PredictorConfig, VitConfig, WeightInit};
+use crate::train::{HeadConfig, Trainer};
 
 const SHAPES: &str = "model.json";
 const ARRAYS: &str = "weights.safetensors";
@@ -33,15 +33,15 @@ pub struct Exchanged {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Shapes {
-    pub encoder: VitConfig,
+    pub encoder: EncoderConfig,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub predictor: Option<PredictorConfig>,
+    pub predictor: Option<PatchPredictorConfig>,
 }
 
 impl Shapes {
     fn check(&self) -> Result<()> {
-        check_vit(&self.encoder)?;
-        Ok(self.predictor.as_ref().map_or(Ok(()), check_predictor)?)
+        check_encoder(&self.encoder)?;
+        Ok(self.predictor.as_ref().map_or(Ok(()), check_patch_predictor)?)
     }
 }
 
@@ -56,10 +56,14 @@ impl Exchanged {
 
     /// # Errors
     /// When the weights belong to an encoder of another shape.
-    pub fn check_encoder(&self, wanted: &VitConfig) -> Result<()> {
+    pub fn check_encoder(&self, wanted: &EncoderConfig) -> Result<()> {
         let found = &self.shapes.encoder;
         if found != wanted {
-            bail!("the weights belong to another encoder: {}, the pipeline file says {}", told(found), told(wanted));
+            bail!(
+                "the weights belong to another encoder: {}, the pipeline file says {}",
+                found.describe(),
+                wanted.describe()
+            );
         }
         Ok(())
     }
@@ -93,12 +97,16 @@ pub fn open(path: &Path) -> Result<Exchanged> {
     }
     let config = folder::config_of(path)
         .with_context(|| format!("{}: neither a run folder nor one that `saccade import` wrote", path.display()))?;
-    let (encoder, predictor) = shapes(&config)?;
+    let models = models(&config)?;
+    let predictor = match models.predictor {
+        HeadConfig::Patches(predictor) => Some(predictor),
+        HeadConfig::Told(_) | HeadConfig::Read(_) => None,
+    };
     let (found, _) = checkpoint::newest(&folder::checkpoints(path))?;
     let Some(found) = found else { bail!("{}: the run has no whole checkpoint yet", path.display()) };
     let mut weights = found.weights;
     weights.retain(|name, _| !name.starts_with("moment"));
-    Ok(Exchanged { shapes: Shapes { encoder, predictor: Some(predictor) }, weights })
+    Ok(Exchanged { shapes: Shapes { encoder: models.encoder, predictor }, weights })
 }
 
 /// Reads another tool's weights: a Hugging Face folder or a checkpoint file of the I-JEPA authors.
@@ -124,7 +132,9 @@ pub fn write(exchanged: &Exchanged, folder: &Path) -> Result<()> {
 /// When the folder cannot be written, or holds a model already.
 pub fn export(exchanged: &Exchanged, which: Which, folder: &Path) -> Result<()> {
     refuse(folder, "config.json")?;
-    let shape = exchanged.shapes.encoder;
+    let EncoderConfig::Vit(shape) = exchanged.shapes.encoder else {
+        bail!("only a ViT can be opened by IJepaModel; this encoder is a {}", exchanged.shapes.encoder.describe());
+    };
     let ours = match which {
         Which::Target => exchanged.part("target.").map_or_else(|| exchanged.encoder(), Ok)?,
         Which::Encoder => exchanged.encoder()?,
@@ -160,11 +170,6 @@ pub enum Which {
     Encoder,
 }
 
-fn told(shape: &VitConfig) -> String {
-    let VitConfig { image, patch, width, depth, heads, hidden } = shape;
-    format!("{image} pixels, patch {patch}, width {width}, depth {depth}, {heads} heads, hidden {hidden}")
-}
-
 fn refuse(folder: &Path, mark: &str) -> Result<()> {
     if folder.join(mark).exists() {
         bail!("{}: holds a model already; choose another --out", folder.display());
@@ -185,7 +190,7 @@ fn from_hugging_face(source: &Path) -> Result<Exchanged> {
             .map(|number| number as usize)
             .with_context(|| format!("{}: {key} is not a positive number", path.display()))
     };
-    let encoder = VitConfig {
+    let vit = VitConfig {
         image: number("image_size")?,
         patch: number("patch_size")?,
         width: number("hidden_size")?,
@@ -193,7 +198,8 @@ fn from_hugging_face(source: &Path) -> Result<Exchanged> {
         heads: number("num_attention_heads")?,
         hidden: number("intermediate_size")?,
     };
-    check_vit(&encoder).with_context(|| path.display().to_string())?;
+    let encoder = EncoderConfig::Vit(vit);
+    check_encoder(&encoder).with_context(|| path.display().to_string())?;
     let same_as_ours = [
         ("model_type", json!("ijepa")),
         ("hidden_act", json!("gelu")),
@@ -207,7 +213,7 @@ fn from_hugging_face(source: &Path) -> Result<Exchanged> {
         }
     }
     let theirs = read_arrays(&source.join("model.safetensors"))?;
-    let ours = weights::encoder_from_hugging_face(theirs, &encoder)?;
+    let ours = weights::encoder_from_hugging_face(theirs, &vit)?;
     checked(Exchanged { shapes: Shapes { encoder, predictor: None }, weights: weights::with_prefix(ours, "encoder.") })
 }
 
@@ -255,20 +261,20 @@ fn authors_shapes(encoder: &Weights, predictor: &Weights, heads: Option<usize>) 
     };
     let narrow = shape(predictor, "predictor_embed.weight", 2)?[0];
     Ok(Shapes {
-        encoder: VitConfig {
+        encoder: EncoderConfig::Vit(VitConfig {
             image: patches.isqrt() * patch,
             patch,
             width,
             depth: blocks(encoder, "norm1.bias"),
             heads,
             hidden: shape(encoder, "blocks.0.mlp.fc1.weight", 2)?[0],
-        },
-        predictor: Some(PredictorConfig {
+        }),
+        predictor: Some(PatchPredictorConfig::Vit(PredictorConfig {
             width: narrow,
             depth: blocks(predictor, "norm1.bias"),
             heads,
             hidden: shape(predictor, "predictor_blocks.0.mlp.fc1.weight", 2)?[0],
-        }),
+        })),
     })
 }
 
@@ -285,7 +291,11 @@ fn checked(exchanged: Exchanged) -> Result<Exchanged> {
     let numbers: usize = exchanged.encoder()?.values().map(|array| array.values.len()).sum();
     // Before a model of the said shape takes memory: the file must have the numbers for it.
     if encoder.parameters() != numbers as u64 {
-        bail!("the encoder has {numbers} numbers, its shape ({}) asks for {}", told(&encoder), encoder.parameters());
+        bail!(
+            "the encoder has {numbers} numbers, its shape ({}) asks for {}",
+            encoder.describe(),
+            encoder.parameters()
+        );
     }
     let (device, mut init) = (Device::flex(), WeightInit::new(0));
     let mut model = encoder.init(&mut init, &device);
@@ -294,7 +304,7 @@ fn checked(exchanged: Exchanged) -> Result<Exchanged> {
         weights::apply(&mut model, target)?;
     }
     if let (Some(config), Some(part)) = (predictor, exchanged.part("predictor.")) {
-        weights::apply(&mut config.init(encoder.grid(), encoder.width, &mut init, &device), part)?;
+        weights::apply(&mut config.init(encoder.grid(), encoder.width(), &mut init, &device), part)?;
     }
     Ok(exchanged)
 }

@@ -12,7 +12,7 @@ use super::StepLine;
 use super::exchange;
 use super::score::Scores;
 use crate::checkpoint::write_whole;
-use crate::config::{Plan, RunConfig, course, shapes};
+use crate::config::{Plan, RunConfig, course, models};
 use crate::pipeline::Quarantined;
 
 const PIPELINE: &str = "pipeline.toml";
@@ -50,7 +50,7 @@ impl RunFolder {
             .with_context(|| format!("{}: cannot be made; choose another --out", path.display()))?;
         let text = fs::read(source).with_context(|| format!("{}: cannot be read", source.display()))?;
         write_whole(&path.join(PIPELINE), &text)?;
-        if let Some(weights) = &plan.config.encoder.weights {
+        if let Some(weights) = plan.config.encoder.weights() {
             // A copy: the folder they came from may change or go.
             exchange::write(&exchange::open(weights)?, &path.join(START))?;
         }
@@ -66,8 +66,7 @@ impl RunFolder {
     /// When it holds no run, a run under other settings, or cannot be written.
     pub fn resume(path: &Path, plan: &Plan) -> Result<Self> {
         let begun = config_of(path)?;
-        let (encoder, predictor) = shapes(&begun)?;
-        if course(&begun, &encoder, &predictor) != plan.course() {
+        if course(&begun, &models(&begun)?) != plan.course() {
             bail!("{}: was begun under other settings; resume with the run's own", path.display());
         }
         Self::open(path)
@@ -226,9 +225,9 @@ pub fn checkpoints(run: &Path) -> PathBuf {
 /// What follows from a configuration and its data, for people and programs to read.
 pub fn derived(plan: &Plan) -> Value {
     json!({
-        "grid": plan.encoder.grid(),
-        "encoder": plan.encoder,
-        "predictor": plan.predictor,
+        "grid": plan.models.encoder.grid(),
+        "encoder": plan.models.encoder,
+        "predictor": plan.models.predictor,
         "encoder_parameters": plan.encoder_parameters,
         "predictor_parameters": plan.predictor_parameters,
         "train_samples": plan.train.len(),

@@ -10,20 +10,22 @@ pub mod show;
 mod training;
 pub mod tune;
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde::Serialize;
 use tokio::runtime::Handle;
 
 use crate::config::Plan;
 use crate::pipeline::{Counts, Pipeline};
 use crate::telemetry::Telemetry;
+use crate::train::collapse::{Collapse, Health};
 use crate::train::device::Placement;
-use crate::train::{Model, Trainer, Uploader};
+use crate::train::{Trainer, Uploader};
 use folder::RunFolder;
 use score::Scores;
 use training::Training;
@@ -52,13 +54,19 @@ pub struct StepLine {
     pub epoch: u64,
     pub loss: f64,
     /// The loss's summands by name.
-    pub terms: std::collections::BTreeMap<&'static str, f64>,
+    pub terms: BTreeMap<&'static str, f64>,
     pub learning_rate: f64,
     pub weight_decay: f64,
     pub ema_decay: f64,
     pub gradient_norm: f64,
     /// How much the target encoder's pooled features differ within the batch; 0 is collapse.
     pub target_deviation: f64,
+    /// What the features of the latest samples show, by output; only where it was looked at.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub features: BTreeMap<&'static str, Health>,
+    /// What has collapsed and has not healed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub collapses: Vec<Collapse>,
     pub samples_per_second: f64,
     /// Seconds that the step waited for its batch.
     pub data_wait_seconds: f64,
@@ -113,13 +121,12 @@ pub fn train(plan: &Plan, folder: &RunFolder, mut around: Surroundings) -> Resul
 /// # Errors
 /// When the weights to begin with cannot be read or belong to another model.
 pub fn trainer(plan: &Plan, place: &Placement, start: Option<&Path>) -> Result<Trainer> {
-    check_objective(plan)?;
     let device = place.device.clone().autodiff();
-    let model = Model::new(plan.encoder, plan.predictor, plan.config.seed, &device);
+    let model = plan.models.init(plan.config.seed, &device);
     let mut trainer = Trainer::new(model, plan.step.clone());
     if let Some(path) = start {
         let imported = exchange::open(path)?;
-        let put = imported.check_encoder(&plan.encoder).and_then(|()| imported.put_into(&mut trainer));
+        let put = imported.check_encoder(&plan.models.encoder).and_then(|()| imported.put_into(&mut trainer));
         put.with_context(|| format!("encoder.weights = {}", path.display()))?;
     }
     Ok(trainer)
@@ -128,21 +135,13 @@ pub fn trainer(plan: &Plan, place: &Placement, start: Option<&Path>) -> Result<T
 /// Makes sure, before anything is written, that a run of this Plan can begin.
 ///
 /// # Errors
-/// When the device cannot be used, no objective takes the samples, or the weights to begin with belong to another model.
+/// When the device cannot be used, or the weights to begin with belong to another model.
 pub fn ready(plan: &Plan) -> Result<Placement> {
-    check_objective(plan)?;
     let place = plan.config.device.open()?;
-    if let Some(path) = &plan.config.encoder.weights {
-        exchange::open(path)?.check_encoder(&plan.encoder).with_context(|| path.display().to_string())?;
+    if let Some(path) = plan.config.encoder.weights() {
+        exchange::open(path)?.check_encoder(&plan.models.encoder).with_context(|| path.display().to_string())?;
     }
     Ok(place)
-}
-
-fn check_objective(plan: &Plan) -> Result<()> {
-    if plan.stream.saccade.is_some() {
-        bail!("saccade: no objective trains on two views of a sample; leave [saccade] out");
-    }
-    Ok(())
 }
 
 /// The Plan's stream of samples, from and to any step.

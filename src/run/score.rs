@@ -10,9 +10,9 @@ use tokio::runtime::Handle;
 
 use super::exchange;
 use crate::config::{Plan, ScoreConfig};
-use crate::eval::features::{Features, extract, pixels, pooled};
+use crate::eval::features::{Features, extract, pixels};
 use crate::eval::knn::{Nearness, accuracy, standardise};
-use crate::model::{Vit, WeightInit, weights};
+use crate::model::{Encoder, WeightInit, weights};
 use crate::pipeline::{Counts, Pipeline, StreamConfig};
 use crate::shard::ShardSet;
 use crate::telemetry::Telemetry;
@@ -58,7 +58,7 @@ impl Scores {
 pub fn scores(
     plan: &Plan,
     step: u64,
-    encoder: &Vit,
+    encoder: &Encoder,
     begun: Option<&Path>,
     known: Option<Scores>,
     place: &Placement,
@@ -82,8 +82,8 @@ pub fn scores(
 }
 
 /// The encoder that the run began with: drawn again from the seed, or the imported one.
-fn encoder_before_training(plan: &Plan, begun: Option<&Path>, place: &Placement) -> Result<Vit> {
-    let mut encoder = plan.encoder.init(&mut WeightInit::new(plan.config.seed), &place.device);
+fn encoder_before_training(plan: &Plan, begun: Option<&Path>, place: &Placement) -> Result<Encoder> {
+    let mut encoder = plan.models.encoder.init(&mut WeightInit::new(plan.config.seed), &place.device);
     if let Some(path) = begun {
         weights::apply(&mut encoder, exchange::open(path)?.encoder()?)?;
     }
@@ -99,8 +99,8 @@ struct Scorer<'a> {
 }
 
 impl Scorer<'_> {
-    fn encoder(&self, encoder: &Vit) -> Result<(f64, usize, usize)> {
-        self.knn(self.plan.config.augment.size, &|images| pooled(encoder, images))
+    fn encoder(&self, encoder: &Encoder) -> Result<(f64, usize, usize)> {
+        self.knn(self.plan.config.augment.size, &|images| encoder.pooled(images))
     }
 
     /// The score, and the samples of both splits.

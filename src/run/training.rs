@@ -13,10 +13,11 @@ use crate::checkpoint::{self, Checkpoint, Position};
 use crate::config::Plan;
 use crate::pipeline::{Counts, PipelineError};
 use crate::telemetry::{Activity, Gauge, Stage, Telemetry};
+use crate::train::collapse::{Kind, Output};
 use crate::train::device::Placement;
 use crate::train::step::TrainerState;
 use crate::train::upload::DeviceBatch;
-use crate::train::{StepReport, Trainer, Uploader};
+use crate::train::{Outputs, StepReport, Trainer, Uploader, Watch};
 
 /// A step whose loss has not been read from the device yet.
 struct Unread {
@@ -31,6 +32,7 @@ pub struct Training<'a> {
     trainer: Trainer,
     batches: Uploader,
     unread: VecDeque<Unread>,
+    watch: Watch,
     place: Placement,
     done: u64,
     /// The step whose checkpoint is on disk.
@@ -50,9 +52,9 @@ impl<'a> Training<'a> {
         let found = newest(folder, around)?;
         let start = folder.start().filter(|_| found.is_none());
         let mut trainer = trainer(plan, &place, start.as_deref())?;
-        let (done, counts) = match found {
+        let Position { step: done, counts, findings, .. } = match found {
             Some(found) => restore(plan, found, &mut trainer, &place)?,
-            None => (0, Counts::default()),
+            None => Position::default(),
         };
         folder.cut(done)?;
         (around.tell)(Event::Started { plan, device: &place.name, from: done });
@@ -62,7 +64,8 @@ impl<'a> Training<'a> {
         let pipeline = stream(plan, done..plan.steps, counts, around.runtime, around.telemetry)?;
         let batches = uploaded(plan, pipeline, &place, around.telemetry)?;
         let (unread, last) = (VecDeque::new(), Instant::now());
-        Ok(Self { plan, folder, trainer, batches, unread, place, done, saved: done, counts, last })
+        let watch = Watch::new(plan.config.train.batch, findings);
+        Ok(Self { plan, folder, trainer, batches, unread, watch, place, done, saved: done, counts, last })
     }
 
     /// Steps done.
@@ -130,6 +133,7 @@ impl<'a> Training<'a> {
         let each = self.last.elapsed() / steps;
         self.last = Instant::now();
         for (line, unread) in lines.iter_mut().zip(&unread) {
+            watched(&mut self.watch, &unread.report, line);
             line.samples_per_second = unread.report.samples as f64 / each.as_secs_f64();
             around.telemetry.step(unread.report.took + read / steps, unread.waited);
             self.check(line, &unread.samples)?;
@@ -177,6 +181,7 @@ impl<'a> Training<'a> {
         let position = Position {
             step: self.done,
             counts: self.counts,
+            findings: self.watch.findings().clone(),
             updates: state.updates,
             data: self.plan.train.fingerprint(),
             course: self.plan.course(),
@@ -216,8 +221,8 @@ fn newest(folder: &RunFolder, around: &mut Surroundings) -> Result<Option<Checkp
     Ok(found)
 }
 
-/// Puts a checkpoint into the trainer; gives the steps done and the samples counted.
-fn restore(plan: &Plan, found: Checkpoint, trainer: &mut Trainer, place: &Placement) -> Result<(u64, Counts)> {
+/// Puts a checkpoint into the trainer; gives where it stands.
+fn restore(plan: &Plan, found: Checkpoint, trainer: &mut Trainer, place: &Placement) -> Result<Position> {
     let Checkpoint { path, position, weights } = found;
     if position.course != plan.course() {
         bail!("{}: was made under other settings; resume with the run's own", path.display());
@@ -225,9 +230,27 @@ fn restore(plan: &Plan, found: Checkpoint, trainer: &mut Trainer, place: &Placem
     if position.data != plan.train.fingerprint() {
         bail!("{}: was made on other training shards; resume with the same ones", path.display());
     }
-    let state = TrainerState { weights, updates: position.updates };
+    let state = TrainerState { weights, updates: position.updates.clone() };
     trainer.restore(state, &place.device).with_context(|| path.display().to_string())?;
-    Ok((position.step, position.counts))
+    Ok(position)
+}
+
+/// Looks whether the features of a step collapse, at the steps at which that is looked at.
+fn watched(watch: &mut Watch, report: &StepReport, line: &mut StepLine) {
+    let wanted = watch.wants(report.step).min(report.samples);
+    if wanted > 0 {
+        let Outputs { encoder, target, predictor } = &report.outputs;
+        for (output, features) in Output::ALL.into_iter().zip([encoder, target, predictor]) {
+            let [_, width] = features.dims();
+            let rows = features.clone().narrow(0, 0, wanted).into_data().convert::<f32>();
+            watch.see(output, &rows.iter::<f32>().collect::<Vec<f32>>(), width);
+        }
+    }
+    if watch.judge(report.step) {
+        let health = |output: Output| Some((output.name(), watch.findings().health(output)?));
+        line.features = Output::ALL.into_iter().filter_map(health).collect();
+    }
+    line.collapses = watch.findings().collapses().collect();
 }
 
 impl Unread {
@@ -244,7 +267,9 @@ impl Unread {
             weight_decay: report.weight_decay,
             ema_decay: report.ema_decay,
             gradient_norm: read(&report.gradient_norm),
-            target_deviation: read(&report.target_deviation),
+            target_deviation: read(&report.outputs.target.clone().var_bias(0).sqrt().mean()),
+            features: Default::default(),
+            collapses: Vec::new(),
             samples_per_second: 0.0,
             data_wait_seconds: self.waited.as_secs_f64(),
         }
@@ -259,9 +284,17 @@ fn publish(line: &StepLine, telemetry: &Telemetry) {
     telemetry.set(Gauge::WeightDecay, line.weight_decay);
     telemetry.set(Gauge::EmaDecay, line.ema_decay);
     telemetry.set(Gauge::GradientNorm, line.gradient_norm);
-    telemetry.set_feature_deviation("target", line.target_deviation);
     telemetry.set(Gauge::SamplesPerSecond, line.samples_per_second);
     for (name, value) in &line.terms {
         telemetry.set_term(name, *value);
+    }
+    for (output, health) in &line.features {
+        telemetry.set_features(output, health.deviation, health.rankme, health.alpha);
+    }
+    if !line.features.is_empty() {
+        for (output, kind) in Output::ALL.into_iter().flat_map(|output| Kind::ALL.map(|kind| (output, kind))) {
+            let is_collapsed = line.collapses.iter().any(|found| (found.output, found.kind) == (output, kind));
+            telemetry.set_collapse(output.name(), kind.name(), is_collapsed);
+        }
     }
 }

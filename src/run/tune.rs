@@ -127,7 +127,7 @@ pub fn tune(
     let start = Instant::now();
     let place = plan.config.device.open()?;
     let measured = in_small_steps(plan);
-    let trainer = trainer(&measured, &place, plan.config.encoder.weights.as_deref())?;
+    let trainer = trainer(&measured, &place, plan.config.encoder.weights())?;
     let largest = (0..plan.train.len() as u32).map(|number| plan.train.sample(number).length).max().unwrap_or(0);
     let mut session = Session {
         whole: plan,

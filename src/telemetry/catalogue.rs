@@ -94,7 +94,25 @@ pub const FEATURE_DEVIATION: Metric = metric(
     "saccade_feature_deviation",
     Kind::Gauge,
     &["output"],
-    "Deviation of pooled features over a batch, averaged over the features; it goes to 0 when an encoder collapses.",
+    "Deviation of the pooled features of 128 training samples, averaged over the features; 0 is collapse.",
+);
+pub const FEATURE_RANKME: Metric = metric(
+    "saccade_feature_rankme",
+    Kind::Gauge,
+    &["output"],
+    "Effective rank (RankMe) of the pooled features of 128 training samples; at most the lesser of 128 and the width.",
+);
+pub const FEATURE_ALPHA: Metric = metric(
+    "saccade_feature_alpha",
+    Kind::Gauge,
+    &["output"],
+    "Exponent with which the variances of the pooled features fall (alpha-ReQ); absent with too few directions left.",
+);
+pub const COLLAPSE: Metric = metric(
+    "saccade_collapse",
+    Kind::Gauge,
+    &["output", "kind"],
+    "1 while an output is found collapsed, completely or along most dimensions; 0 after it has healed.",
 );
 pub const LEARNING_RATE: Metric =
     metric("saccade_learning_rate", Kind::Gauge, &[], "Learning rate of the current step.");
@@ -166,6 +184,9 @@ pub const ALL: &[&Metric] = &[
     &LOSS,
     &LOSS_TERM,
     &FEATURE_DEVIATION,
+    &FEATURE_RANKME,
+    &FEATURE_ALPHA,
+    &COLLAPSE,
     &LEARNING_RATE,
     &WEIGHT_DECAY,
     &EMA_DECAY,

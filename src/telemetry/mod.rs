@@ -153,9 +153,19 @@ impl Telemetry {
         self.0.exporter.gauge(&catalogue::LOSS_TERM, &[term]).set(value);
     }
 
-    /// Sets how much an encoder's pooled features differ within the latest batch.
-    pub fn set_feature_deviation(&self, output: &str, value: f64) {
-        self.0.exporter.gauge(&catalogue::FEATURE_DEVIATION, &[output]).set(value);
+    /// Sets how much the pooled features of an output differ, and along how many directions.
+    pub fn set_features(&self, output: &str, deviation: f64, rankme: f64, alpha: Option<f64>) {
+        let set = |metric, value| self.0.exporter.gauge(metric, &[output]).set(value);
+        set(&catalogue::FEATURE_DEVIATION, deviation);
+        set(&catalogue::FEATURE_RANKME, rankme);
+        if let Some(alpha) = alpha {
+            set(&catalogue::FEATURE_ALPHA, alpha);
+        }
+    }
+
+    /// Sets whether an output is found collapsed.
+    pub fn set_collapse(&self, output: &str, kind: &str, is_collapsed: bool) {
+        self.0.exporter.gauge(&catalogue::COLLAPSE, &[output, kind]).set(if is_collapsed { 1.0 } else { 0.0 });
     }
 
     /// Sets the latest score of an evaluation.

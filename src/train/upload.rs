@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::device::Placement;
 use crate::model::Choice;
+use crate::pipeline::saccade::Saccade;
 use crate::pipeline::{Batch, Counts, Indices, Masks, Pipeline, PipelineError, Quarantined};
 use crate::telemetry::{Activity, Queue, QueueMeter, Stage, StageMeter, Telemetry};
 
@@ -17,8 +18,8 @@ use crate::telemetry::{Activity, Queue, QueueMeter, Stage, StageMeter, Telemetry
 const UPLOADED_AHEAD: usize = 2;
 
 /// Bytes that uploaded batches take: those that wait, the one that waits for room, and the one in use.
-pub fn uploaded_bytes(batch: usize, side: usize) -> u64 {
-    let pixels = (batch as u64).saturating_mul(3 * (side * side) as u64);
+pub fn uploaded_bytes(views: usize, side: usize) -> u64 {
+    let pixels = (views as u64).saturating_mul(3 * (side * side) as u64);
     pixels.saturating_mul(size_of::<f32>() as u64 * (UPLOADED_AHEAD as u64 + 2))
 }
 
@@ -41,15 +42,25 @@ pub struct DeviceMasks {
     pub target_patches: usize,
 }
 
+/// The second views of a batch on the device.
+#[derive(Clone)]
+pub struct DevicePair {
+    /// `[batch, 3, side, side]`, normalised.
+    pub second: Tensor<4>,
+    /// The way from each sample's first view to its second.
+    pub saccades: Vec<Saccade>,
+}
+
 /// A batch where the model is.
 pub struct DeviceBatch {
     pub step: u64,
     pub epoch: u64,
     pub samples: Vec<u32>,
     pub labels: Vec<Option<u32>>,
-    /// `[batch, 3, side, side]`, normalised.
+    /// `[batch, 3, side, side]`, normalised; the first views where there are two.
     pub images: Tensor<4>,
     pub masks: Option<DeviceMasks>,
+    pub pair: Option<DevicePair>,
     pub quarantined: Vec<Quarantined>,
     pub counts: Counts,
 }
@@ -152,16 +163,35 @@ fn upload(batch: Batch, side: usize, pixels: Normalisation, place: &Placement, m
     let count = batch.samples.len();
     meter.bytes(batch.pixels.len() as u64);
     meter.samples(count as u64);
+    let views = batch.pixels.len() / (count * side * side * 3).max(1);
+    let images = normalised(&batch.pixels, count * views, side, pixels, &place.device);
+    let (images, pair) = match batch.saccades {
+        None => (images, None),
+        Some(saccades) => {
+            let [first, second] = views_of(images, count);
+            (first, Some(DevicePair { second, saccades }))
+        }
+    };
     DeviceBatch {
         step: batch.step,
         epoch: batch.epoch,
-        images: normalised(&batch.pixels, count, side, pixels, &place.device),
+        images,
+        pair,
         masks: batch.masks.as_ref().map(|masks| upload_masks(masks, place)),
         samples: batch.samples,
         labels: batch.labels,
         quarantined: batch.quarantined,
         counts: batch.counts,
     }
+}
+
+/// # Shapes
+/// - `images`: `[2 · count, 3, side, side]`, the two views of a sample one after the other
+/// - output: `[count, 3, side, side]` each
+fn views_of(images: Tensor<4>, count: usize) -> [Tensor<4>; 2] {
+    let [_, channels, height, width] = images.dims();
+    let both = images.reshape([count, 2, channels, height, width]);
+    [0, 1].map(|view| both.clone().narrow(1, view, 1).squeeze_dim(1))
 }
 
 /// # Shapes

@@ -4,12 +4,13 @@ use burn::tensor::{Device, Tensor, TensorData};
 use saccade::checkpoint::read_arrays;
 use saccade::draws::{Draws, Purpose};
 use saccade::model::weights::{self, Array};
-use saccade::model::{Choice, Lookup, PredictorConfig, Vit, VitConfig, WeightInit};
+use saccade::model::{Choice, EncoderConfig, Lookup, PatchPredictorConfig, PredictorConfig, VitConfig, WeightInit};
 use saccade::objective::spectrum::{Spectrum, alpha, deviations, eigenvalues, rankme};
 use saccade::train::collapse::{Collapse, Findings, Health, INTERVAL, Kind, Output, ROWS, Watch, pooled};
-use saccade::train::step::{StepConfig, predict};
+use saccade::train::model::Loss;
+use saccade::train::step::StepConfig;
 use saccade::train::upload::{DeviceBatch, DeviceMasks};
-use saccade::train::{Model, Schedules, Trainer};
+use saccade::train::{HeadConfig, ModelConfig, Outputs, Schedules, Trainer};
 use serde_json::Value;
 
 use crate::reference;
@@ -343,7 +344,12 @@ fn vit() -> VitConfig {
 /// Trains on images of a few waves for four judgements; gives what was ever named, and what was found last.
 fn train(ema_decay: f64, learning_rate: f64, weight_decay: f64) -> (Vec<Collapse>, Findings) {
     let (device, steps) = (Device::flex(), 4 * INTERVAL);
-    let model = Model::new(vit(), PredictorConfig::new(WIDTH / 2, 1, 2), 5, &device.clone().autodiff());
+    let models = ModelConfig {
+        encoder: EncoderConfig::Vit(vit()),
+        projector: None,
+        predictor: HeadConfig::Patches(PatchPredictorConfig::Vit(PredictorConfig::new(WIDTH / 2, 1, 2))),
+    };
+    let model = models.init(5, &device.clone().autodiff());
     let schedules = Schedules {
         start_learning_rate: learning_rate / 4.0,
         peak_learning_rate: learning_rate,
@@ -353,13 +359,14 @@ fn train(ema_decay: f64, learning_rate: f64, weight_decay: f64) -> (Vec<Collapse
         weight_decay: [weight_decay; 2],
         ema_decay: [ema_decay; 2],
     };
-    let mut trainer = Trainer::new(model, StepConfig { accumulate: 1, clip_norm: None, schedules });
+    let mut trainer = Trainer::new(model, StepConfig { accumulate: 1, clip_norm: None, loss: Loss::Masked, schedules });
     let (mut watch, mut named) = (Watch::new(BATCH, Findings::default()), Vec::new());
     for step in 0..steps {
         let batch = batch(step, &device);
         let wanted = watch.wants(step);
         if wanted > 0 {
-            for (output, features) in Output::ALL.into_iter().zip(outputs(&trainer, &batch)) {
+            let Outputs { encoder, target, predictor } = trainer.backward(&batch).unwrap().outputs;
+            for (output, features) in Output::ALL.into_iter().zip([encoder, target, predictor]) {
                 watch.see(output, &rows(features)[..wanted * WIDTH], WIDTH);
             }
         }
@@ -369,21 +376,6 @@ fn train(ema_decay: f64, learning_rate: f64, weight_decay: f64) -> (Vec<Collapse
         }
     }
     (named, watch.findings().clone())
-}
-
-/// Pooled features of encoder, target encoder and predictor.
-fn outputs(trainer: &Trainer, batch: &DeviceBatch) -> [Tensor<2>; 3] {
-    let (model, masks) = (trainer.model(), batch.masks.as_ref().unwrap());
-    let (context, images) = (masks.context.autodiff(), batch.images.clone().autodiff());
-    let sequences = masks.targets.by_block(masks.blocks).autodiff();
-    let encoded = model.encoder.forward(images.clone(), Some(&context)).inner();
-    let predicted = predict(model, images, &context, &sequences).inner();
-    let target: &Vit = trainer.target();
-    [
-        pooled(encoded, None, 1),
-        pooled(target.forward(batch.images.clone(), None), None, 1),
-        pooled(predicted, None, masks.blocks),
-    ]
 }
 
 /// A batch whose samples see eight patches of sixteen and predict two blocks of two of the others.
@@ -409,6 +401,7 @@ fn batch(step: u64, device: &Device) -> DeviceBatch {
         labels: vec![None; BATCH],
         images: images(1 + step, BATCH, device),
         masks: Some(masks),
+        pair: None,
         quarantined: Vec::new(),
         counts: Default::default(),
     }

@@ -6,11 +6,14 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 use saccade::checkpoint::read_arrays;
 use saccade::model::weights::{self, Array, Weights};
-use saccade::model::{Choice, Lookup, PredictorConfig, VitConfig, WeightInit};
+use saccade::model::{Choice, EncoderConfig, Lookup, PatchPredictorConfig, PredictorConfig, VitConfig, WeightInit};
+use saccade::train::masked::wanted;
+use saccade::train::model::names;
+use saccade::train::model::{Head, Loss};
 use saccade::train::optimizer::Gradients;
-use saccade::train::step::{StepConfig, names, predict, wanted};
+use saccade::train::step::StepConfig;
 use saccade::train::upload::{DeviceBatch, DeviceMasks};
-use saccade::train::{Model, Schedules, Trainer};
+use saccade::train::{HeadConfig, Model, ModelConfig, Schedules, Trainer};
 use serde_json::Value;
 
 use crate::reference;
@@ -79,10 +82,12 @@ fn first_step_has_the_authors_targets_predictions_and_gradients() {
 
         let sequences = masks.targets.by_block(masks.blocks).autodiff();
         let images = batch.images.clone().autodiff();
-        let predictions = predict(trainer.model(), images, &masks.context.autodiff(), &sequences);
+        let (model, context) = (trainer.model(), masks.context.autodiff());
+        let Head::Patches(predictor) = &model.predictor else { panic!("no predictor of patches") };
+        let predictions = predictor.forward(model.encoder.forward(images, Some(&context)), &context, &sequences);
         assert_close("predictions", &values(predictions.inner()), &run.batches["step0.predictions"].values, FORWARD);
 
-        let backward = trainer.backward(&batch.images, masks).unwrap();
+        let backward = trainer.backward(&batch).unwrap();
         run.check_gradients(trainer.model(), &backward.gradients);
     }
 }
@@ -119,8 +124,7 @@ struct AuthorsRun {
     first: Weights,
     last: Weights,
     batches: Weights,
-    encoder: VitConfig,
-    predictor: PredictorConfig,
+    models: ModelConfig,
 }
 
 impl AuthorsRun {
@@ -138,7 +142,12 @@ impl AuthorsRun {
         let predictor = PredictorConfig { width: narrow, depth, heads, hidden: ratio * narrow };
         let (first, last, batches) =
             (arrays("init.safetensors"), arrays("final.safetensors"), arrays("batches.safetensors"));
-        Self { log, first, last, batches, encoder, predictor }
+        let models = ModelConfig {
+            encoder: EncoderConfig::Vit(encoder),
+            projector: None,
+            predictor: HeadConfig::Patches(PatchPredictorConfig::Vit(predictor)),
+        };
+        Self { log, first, last, batches, models }
     }
 
     fn trainer(&self, accumulate: usize) -> Trainer {
@@ -153,13 +162,13 @@ impl AuthorsRun {
             weight_decay: [number("weight_decay"), number("final_weight_decay")],
             ema_decay: [config["ema"][0].as_f64().unwrap(), config["ema"][1].as_f64().unwrap()],
         };
-        let mut model = Model::new(self.encoder, self.predictor, 0, &Device::flex().autodiff());
+        let mut model = self.models.init(0, &Device::flex().autodiff());
         let mut first = self.first.clone();
         let encoder = weights::encoder_from_authors(weights::take_prefix(&mut first, "encoder.")).unwrap();
         let predictor = weights::predictor_from_authors(weights::take_prefix(&mut first, "predictor.")).unwrap();
         weights::apply(&mut model.encoder, encoder).unwrap();
         weights::apply(&mut model.predictor, predictor).unwrap();
-        Trainer::new(model, StepConfig { accumulate, clip_norm: None, schedules })
+        Trainer::new(model, StepConfig { accumulate, clip_norm: None, loss: Loss::Masked, schedules })
     }
 
     fn batch(&self, step: usize, lookup: Lookup) -> DeviceBatch {
@@ -188,6 +197,7 @@ impl AuthorsRun {
             labels: vec![None; batch],
             images: tensor(array("images"), &device),
             masks: Some(masks),
+            pair: None,
             quarantined: Vec::new(),
             counts: Default::default(),
         }

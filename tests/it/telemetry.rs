@@ -384,7 +384,8 @@ fn used() -> Telemetry {
     telemetry.set(Gauge::LearningRate, 0.001);
     telemetry.set(Gauge::Step, 12.0);
     telemetry.set_term("prediction", 0.5);
-    telemetry.set_feature_deviation("target", 0.25);
+    telemetry.set_features("target", 0.25, 12.5, Some(1.25));
+    telemetry.set_collapse("target", "complete", false);
     telemetry.set_score("knn", 0.875);
     telemetry.step(Duration::from_millis(40), Duration::from_millis(125));
     telemetry

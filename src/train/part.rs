@@ -1,0 +1,31 @@
+//! What an objective makes of one micro-batch.
+
+use burn::tensor::Tensor;
+
+/// One vector a sample of what each model says, `[samples, width]`: what shows whether it still tells them apart.
+#[derive(Clone, Debug)]
+pub struct Outputs {
+    pub encoder: Tensor<2>,
+    pub target: Tensor<2>,
+    pub predictor: Tensor<2>,
+}
+
+impl Outputs {
+    /// Puts another micro-batch's samples behind these.
+    pub fn add(&mut self, other: Self) {
+        let Self { encoder, target, predictor } = other;
+        for (all, more) in [(&mut self.encoder, encoder), (&mut self.target, target), (&mut self.predictor, predictor)]
+        {
+            all.inplace(|all| Tensor::cat(vec![all, more], 0));
+        }
+    }
+}
+
+/// What an objective makes of one micro-batch.
+pub struct Part {
+    /// The micro-batch's share of the batch's loss, recorded for the backward pass.
+    pub loss: Tensor<1>,
+    /// The loss's named summands.
+    pub terms: Vec<(&'static str, Tensor<1>)>,
+    pub outputs: Outputs,
+}
