@@ -161,7 +161,7 @@ class Ijepa:
         narrow_heads, narrow_hidden = narrow.get("heads", heads), 4 * narrow["width"]
         encoder = trunk(config["encoder"], width, depth, heads, hidden)
         settings = {**config["encoder"], **narrow}
-        narrow_trunk = trunk(settings, narrow["width"], narrow["depth"], narrow_heads, narrow_hidden)
+        narrow_trunk = trunk(settings, narrow["width"], depth_of(narrow), narrow_heads, narrow_hidden)
         self.encoder = models.PatchEncoder(image, patch, width, encoder, fixed=not energy)
         self.predictor = models.Predictor(image // patch, width, narrow["width"], narrow_trunk)
         self.images = torch.randn(batch, 3, image, image)
@@ -193,7 +193,12 @@ def shape(encoder):
     if "size" in encoder:
         return SIZES[encoder["size"]]
     width = encoder["width"]
-    return width, encoder["depth"], encoder["heads"], encoder.get("hidden", 4 * width)
+    return width, depth_of(encoder), encoder["heads"], encoder.get("memories", 4 * width)
+
+
+def depth_of(settings):
+    """Blocks, or iterations of the one block of an Energy Transformer."""
+    return settings["depth"] if "depth" in settings else settings["iterations"]
 
 
 def vit_trunk(_, width, depth, heads, hidden):
@@ -202,7 +207,7 @@ def vit_trunk(_, width, depth, heads, hidden):
 
 def energy_trunk(settings, width, depth, heads, hidden):
     """`depth` is the number of iterations."""
-    alpha, memory = settings.get("alpha", 0.1), settings.get("memory", "relu")
+    alpha, memory = settings["step_size"], settings["memory"]
     return models.EnergyTransformer(width, depth, heads, settings.get("memories", hidden), alpha, memory)
 
 
@@ -223,7 +228,7 @@ class Saccade:
             trunk = vit_trunk(encoder, width, depth, heads, hidden)
             self.encoder = torch.nn.Sequential(models.PatchEncoder(image, encoder["patch"], width, trunk, True), Mean())
         predictor = config["predictor"]
-        self.predictor = models.ShiftPredictor(width, predictor["width"], predictor["depth"])
+        self.predictor = models.ShiftPredictor(width, predictor["hidden"], predictor["layers"])
         views = (torch.randn(batch, 3, image, image) for _ in range(2))
         self.views = [view.contiguous(memory_format=torch.channels_last) for view in views]
         self.shifts = torch.randn(batch, 3) * 0.1

@@ -47,6 +47,7 @@ mod bottleneck;
 mod plans;
 // The binary: runs killed, stopped and taken up again; the other verbs; a run under a real Prometheus.
 mod runs;
+mod objectives;
 mod verbs;
 mod watched;
 // Settings that a machine's figures ask for, and the verb that finds them.
