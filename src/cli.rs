@@ -360,7 +360,8 @@ fn draw(args: ShowArgs) -> Result<()> {
     let batch = batches.next().context("the stream holds no batch")??;
     let side = plan.config.augment.size;
     show::draw(&batch, side, plan.models.encoder.image() as u32 / plan.models.encoder.grid() as u32, &args.out)?;
-    say(&format!("{}: image, context, then the target blocks; step {}", args.out.display(), batch.step))
+    let columns = if batch.saccades.is_some() { "the two views" } else { "image, context, then the target blocks" };
+    say(&format!("{}: {columns}; step {}", args.out.display(), batch.step))
 }
 
 fn measure(args: BenchArgs) -> Result<()> {
