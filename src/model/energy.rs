@@ -117,6 +117,7 @@ impl EnergyTransformer {
 
 /// What an energy predictor is built from; the fields mean what they mean in [`EnergyConfig`].
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct EnergyPredictorConfig {
     pub width: usize,
     pub heads: usize,

@@ -17,6 +17,7 @@ use crate::checkpoint::{self, read_arrays, write_arrays, write_whole};
 use crate::config::{check_encoder, check_patch_predictor, models};
 use crate::model::weights::{self, Array, Weights};
 use crate::model::{EncoderConfig, PatchPredictorConfig, PredictorConfig, VitConfig, WeightInit};
+use crate::train::model::Head;
 use crate::train::{HeadConfig, Trainer};
 
 const SHAPES: &str = "model.json";
@@ -81,7 +82,9 @@ impl Exchanged {
     pub fn put_into(&self, trainer: &mut Trainer) -> Result<()> {
         let encoder = self.encoder()?;
         let target = self.part("target.").unwrap_or_else(|| encoder.clone());
-        Ok(trainer.begin_with(encoder, target, self.part("predictor."))?)
+        // What predicts patches is of no use to an objective that compares views.
+        let predictor = self.part("predictor.").filter(|_| matches!(trainer.model().predictor, Head::Patches(_)));
+        Ok(trainer.begin_with(encoder, target, predictor)?)
     }
 }
 

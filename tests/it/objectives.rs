@@ -86,6 +86,8 @@ fn what_cannot_go_together_is_refused_with_the_reason() {
         ),
         (views, "objective={ kind = 'ijepa' }", "needs a table [mask]"),
         (views, "predictor={ kind = 'vit', width = 16, depth = 1 }", "predicts a view"),
+        ("pipelines/fashion-energy.toml", "predictor.iteration=3", "iteration"),
+        (views, "projector.widht=3", "widht"),
         (views, "objective.prediction=0", "prediction"),
         (views, "objective.variance=-1", "variance"),
         (views, "encoder.widths=[48]", "do not name the same stages"),
