@@ -51,7 +51,9 @@ enum Verb {
     #[command(after_help = "Example:\n  saccade stream pipelines/quickstart.toml --batches 10 --start-step 100 --json")]
     Stream(StreamArgs),
     /// Draws a batch as PNG: images, context and target blocks
-    #[command(after_help = "Example:\n  saccade show pipelines/quickstart.toml --out batch.png")]
+    #[command(after_help = "Examples:
+  saccade show pipelines/quickstart.toml --out batch.png
+  saccade show pipelines/fashion-energy.toml --energy runs/fashion-energy --out energy.png")]
     Show(ShowArgs),
     /// Measures the data path, the training step, or both
     #[command(after_help = "Example:\n  saccade bench data pipelines/quickstart.toml --seconds 10")]
@@ -60,13 +62,15 @@ enum Verb {
     #[command(after_help = "Example:\n  saccade tune pipelines/ijepa-vit-s16-in1k.toml --seconds 60
 Prints what it measured, which stage limits, and the [stream] section to paste into the pipeline file.")]
     Tune(TuneArgs),
-    /// Writes a run's encoder as a folder that Hugging Face's IJepaModel.from_pretrained opens
+    /// Writes a run's encoder for other tools: a ViT as a folder that Hugging Face's IJepaModel.from_pretrained opens, a
+    /// ConvNeXt as a file with torchvision's names
     #[command(after_help = "Example:\n  saccade export runs/quickstart --out exported")]
     Export(ExportArgs),
-    /// Reads a Hugging Face IJepaModel folder or a checkpoint file of the I-JEPA authors
+    /// Reads weights of other tools: Hugging Face's IJepaModel, the I-JEPA authors' checkpoint, torchvision's ConvNeXt
     #[command(after_help = "Examples:
   saccade import facebook-ijepa-vith14-1k --out weights/vith14
   saccade import IN1K-vit.h.14-300e.pth.tar --out weights/vith14
+  saccade import convnext_tiny-983f1562.pth --out weights/convnext-tiny
 Then begin a run with `--set encoder.weights=weights/vith14`.")]
     Import(ImportArgs),
     /// Lists, verifies and indexes shards, and makes shards of decoded images
@@ -145,6 +149,9 @@ struct ShowArgs {
     /// The step whose batch is drawn
     #[arg(long, value_name = "K", default_value_t = 0)]
     step: u64,
+    /// A run whose energy along the iterations is drawn too, a curve for each sample
+    #[arg(long, value_name = "RUN")]
+    energy: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -185,7 +192,8 @@ struct ExportArgs {
 
 #[derive(Args)]
 struct ImportArgs {
-    /// A Hugging Face IJepaModel folder or an I-JEPA checkpoint file (.pth.tar)
+    /// A Hugging Face IJepaModel folder, an I-JEPA checkpoint file (.pth.tar), or torchvision's weights of a ConvNeXt
+    /// (.pth or .safetensors)
     source: PathBuf,
     /// The folder to write
     #[arg(long, value_name = "DIR")]
@@ -359,9 +367,16 @@ fn draw(args: ShowArgs) -> Result<()> {
         stream_of(&plan, args.step..args.step.saturating_add(1), Counts::default(), runtime.handle(), &telemetry)?;
     let batch = batches.next().context("the stream holds no batch")??;
     let side = plan.config.augment.size;
-    show::draw(&batch, side, plan.models.encoder.image() as u32 / plan.models.encoder.grid() as u32, &args.out)?;
+    let patch = plan.models.encoder.image() as u32 / plan.models.encoder.grid() as u32;
+    let energies = args.energy.as_ref().map_or(Ok(Vec::new()), |run| show::energies(&batch, &plan, run))?;
+    show::draw(&batch, side, patch, &energies, &args.out)?;
     let columns = if batch.saccades.is_some() { "the two views" } else { "image, context, then the target blocks" };
-    say(&format!("{}: {columns}; step {}", args.out.display(), batch.step))
+    let curve = if energies.is_empty() { "" } else { ", then the energy along the iterations" };
+    say(&format!("{}: {columns}{curve}; step {}", args.out.display(), batch.step))?;
+    energies.iter().take(1).flatten().enumerate().try_for_each(|(iteration, _)| {
+        let mean = energies.iter().map(|sample| sample[iteration]).sum::<f64>() / energies.len() as f64;
+        say(&format!("energy per token after {iteration} iterations: {mean:.4}"))
+    })
 }
 
 fn measure(args: BenchArgs) -> Result<()> {

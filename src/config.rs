@@ -10,8 +10,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-use crate::model::ProjectorConfig;
 use crate::model::shift::SaccadeUnit;
+use crate::model::{FirstWeights, ProjectorConfig};
 use crate::pipeline::{
     self, AugmentConfig, DecodeConfig, MaskConfig, OnLostShard, Order, PipelineError, SaccadeConfig, StreamConfig,
     StreamSpec,
@@ -110,6 +110,8 @@ pub struct TrainConfig {
     /// Micro-batches that make one update; more of them need less memory.
     #[serde(default = "one")]
     pub accumulate: usize,
+    /// How large weights are at first.
+    pub first_weights: FirstWeights,
     /// At the start, at the end of the warm-up, at the end.
     pub learning_rate: [f64; 3],
     pub warmup_epochs: f64,

@@ -72,6 +72,9 @@ pub struct ConvNextTable {
     /// What each block's output is scaled by at first; 1e-6 in the published sizes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layer_scale: Option<f64>,
+    /// Weights to begin with: a folder that `saccade import` wrote.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<PathBuf>,
 }
 
 /// A named size, or width, depth and heads of one's own.
@@ -140,7 +143,8 @@ impl EncoderTable {
     pub fn weights(&self) -> Option<&Path> {
         match self {
             Self::Vit(table) => table.weights.as_deref(),
-            Self::Energy(_) | Self::ConvNext(_) => None,
+            Self::ConvNext(table) => table.weights.as_deref(),
+            Self::Energy(_) => None,
         }
     }
 }
@@ -273,7 +277,7 @@ fn convnext(table: &ConvNextTable, image: usize) -> Result<ConvNextConfig, Confi
         places.copy_from_slice(numbers);
         Ok::<_, ConfigError>(four)
     };
-    let ConvNextTable { size, stem, depths, widths, layer_scale } = table;
+    let ConvNextTable { size, stem, depths, widths, layer_scale, .. } = table;
     match (size, stem, depths, widths, layer_scale) {
         (Some(size), None, None, None, None) => Ok(ConvNextConfig::sized(*size, image)),
         (None, Some(stem), Some(depths), Some(widths), Some(layer_scale)) => Ok(ConvNextConfig {

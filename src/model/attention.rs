@@ -1,12 +1,12 @@
 //! Transformer blocks: pre-norm attention and MLP with residuals, shared by the ViT and its predictor.
 
 use burn::module::Module;
-use burn::nn::{LayerNorm, LayerNormConfig, Linear};
-use burn::tensor::activation::gelu;
+use burn::nn::Linear;
 use burn::tensor::module::attention;
 use burn::tensor::ops::AttentionModuleOptions;
 use burn::tensor::{Bool, Device, Tensor};
 
+use super::fused::{self, LayerNorm, gelu};
 use super::init::WeightInit;
 
 /// The authors' LayerNorm epsilon; burn's default is 1e-5.
@@ -14,7 +14,7 @@ pub const NORM_EPSILON: f64 = 1e-6;
 
 /// A LayerNorm with the authors' epsilon, scale 1 and shift 0.
 pub fn layer_norm(width: usize, device: &Device) -> LayerNorm {
-    LayerNormConfig::new(width).with_epsilon(NORM_EPSILON).init(device)
+    LayerNorm::new(width, NORM_EPSILON, device)
 }
 
 /// Multi-head self-attention; queries, keys and values come from one matrix product.
@@ -36,17 +36,20 @@ impl Attention {
     /// - output: `[batch, tokens, width]`
     pub fn forward(&self, tokens: Tensor<3>, hidden: Option<&Tensor<4, Bool>>) -> Tensor<3> {
         let [batch, count, width] = tokens.dims();
-        let [queries, keys, values] = self.queries_keys_values(tokens);
+        let all = self.qkv.forward(tokens);
+        if let Some(heads) = fused::attention(&all, self.heads, hidden) {
+            return self.projection.forward(heads);
+        }
+        let [queries, keys, values] = self.apart(all);
         let mask = hidden.map(|hidden| hidden.clone().expand([batch, self.heads, count, count]));
         let heads = attention(queries, keys, values, mask, None, AttentionModuleOptions::default());
         self.projection.forward(heads.swap_dims(1, 2).reshape([batch, count, width]))
     }
 
     /// Each `[batch, heads, tokens, width / heads]`.
-    fn queries_keys_values(&self, tokens: Tensor<3>) -> [Tensor<4>; 3] {
-        let [batch, count, width] = tokens.dims();
-        let all = self.qkv.forward(tokens).reshape([batch, count, 3, self.heads, width / self.heads]);
-        let all = all.permute([2, 0, 3, 1, 4]);
+    fn apart(&self, all: Tensor<3>) -> [Tensor<4>; 3] {
+        let [batch, count, width] = all.dims();
+        let all = all.reshape([batch, count, 3, self.heads, width / 3 / self.heads]).permute([2, 0, 3, 1, 4]);
         [0, 1, 2].map(|part| all.clone().narrow(0, part, 1).squeeze_dim::<4>(0))
     }
 }

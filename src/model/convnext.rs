@@ -1,30 +1,23 @@
 //! The ConvNeXt encoder: images to one vector per place of the last feature map.
 //!
-//! Feature maps are kept with the channels last, so that norms and layers see rows of numbers; only the depthwise
-//! convolution turns them round, and over small maps it is a matrix product.
+//! Feature maps are kept with the channels last, so that norms and layers see rows of numbers.
 
 use burn::module::{Module, Param};
-use burn::nn::{LayerNorm, Linear};
+use burn::nn::Linear;
 use burn::tensor::module::conv2d;
 use burn::tensor::ops::ConvOptions;
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::attention::{Mlp, layer_norm};
+use super::fused::{self, KERNEL, LayerNorm};
 use super::init::WeightInit;
 use super::patch::patches;
 
-/// Side of the depthwise kernels (Liu et al. 2022, section 2.5).
-pub const KERNEL: usize = 7;
 /// The MLP's hidden layer is four times as wide (section 2.4).
 pub const EXPANSION: usize = 4;
 /// Between two stages the map's side is halved (section 2.6).
 pub const REDUCTION: usize = 2;
-/// The depthwise convolution over a map of at most so many places is a matrix product. On two Zen 4 cores, batch 64,
-/// forward and backward take 38 ms in place of 56 over 16x16x48, 4 in place of 26 over 8x8x96.
-const MATRIX_PLACES: usize = 256;
-/// The most numbers in its matrices: 14x14x384 is above and takes 126 ms in place of 85 (batch 16).
-const MATRIX_NUMBERS: usize = 1 << 22;
 
 /// The published sizes (Liu et al. 2022, section 3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -280,10 +273,8 @@ impl Depthwise {
     /// # Shapes
     /// - `map`, output: `[batch, rows, columns, width]`
     pub fn forward(&self, map: Tensor<4>) -> Tensor<4> {
-        let [_, rows, columns, width] = map.dims();
-        let places = rows * columns;
-        let small = places <= MATRIX_PLACES && width * places * places <= MATRIX_NUMBERS;
-        if small { self.by_matrices(map) } else { self.by_convolution(map) }
+        let at_once = fused::depthwise(&map, self.weight.val(), self.bias.val());
+        at_once.unwrap_or_else(|| self.by_convolution(map))
     }
 
     fn by_convolution(&self, map: Tensor<4>) -> Tensor<4> {
@@ -292,27 +283,4 @@ impl Depthwise {
         let map = map.permute([0, 3, 1, 2]);
         conv2d(map, self.weight.val(), Some(self.bias.val()), options).permute([0, 2, 3, 1])
     }
-
-    /// Each channel's map, as a row of all its places, times a matrix that holds the kernel once per place.
-    fn by_matrices(&self, map: Tensor<4>) -> Tensor<4> {
-        let [batch, rows, columns, width] = map.dims();
-        let places = rows * columns;
-        let kernels = self.weight.val().reshape([width, KERNEL * KERNEL]);
-        let zero = kernels.clone().narrow(1, 0, 1).zeros_like();
-        let taps = TensorData::new(taps(rows, columns), [places * places]);
-        let taps = Tensor::<1, Int>::from_data(taps, &map.device());
-        let matrices = Tensor::cat(vec![kernels, zero], 1).select(1, taps).reshape([width, places, places]);
-        let channels = map.reshape([batch, places, width]).permute([2, 0, 1]);
-        let map = channels.matmul(matrices).permute([1, 2, 0]).reshape([batch, rows, columns, width]);
-        map + self.bias.val().unsqueeze()
-    }
-}
-
-/// Which number of the kernel leads from each place (slowest) to each place; one past the last where none does.
-fn taps(rows: usize, columns: usize) -> Vec<i32> {
-    let places = || (0..rows).flat_map(|row| (0..columns).map(move |column| [row, column]));
-    let step = |from: usize, to: usize| (from + KERNEL / 2).checked_sub(to).filter(|&step| step < KERNEL);
-    let tap = |[from, to]: [[usize; 2]; 2]| Some(step(from[0], to[0])? * KERNEL + step(from[1], to[1])?);
-    let pairs = places().flat_map(|from| places().map(move |to| [from, to]));
-    pairs.map(|pair| tap(pair).unwrap_or(KERNEL * KERNEL) as i32).collect()
 }

@@ -6,11 +6,12 @@
 mod block;
 
 use burn::module::{Module, Param};
-use burn::nn::{LayerNorm, Linear};
+use burn::nn::Linear;
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::attention::layer_norm;
+use super::fused::LayerNorm;
 use super::init::WeightInit;
 use super::patch::{Choice, patches, positions};
 use super::predictor::Table;

@@ -3,11 +3,24 @@
 use burn::module::Param;
 use burn::nn::Linear;
 use burn::tensor::{Device, Tensor, TensorData};
+use serde::{Deserialize, Serialize};
 
 use crate::draws::{Draws, Purpose};
 
 /// Standard deviation of weights at first (I-JEPA, `init_std` of the authors' configurations).
 const WEIGHT_DEVIATION: f64 = 0.02;
+
+/// How large weights are at first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FirstWeights {
+    /// As those who published a model begin, whatever its width: with a deviation of 0.02, in the Energy Transformer of
+    /// 0.002. Their models are 384 and more wide.
+    Published,
+    /// A deviation of `1 / sqrt(inputs)`, so that a layer's outputs are as large as its inputs. In narrow models the
+    /// published numbers leave so little of the image beside the positions that all features are nearly alike.
+    ByInputs,
+}
 
 /// Gives each parameter numbers of its own, in the order in which parameters are asked for.
 ///
@@ -16,26 +29,37 @@ const WEIGHT_DEVIATION: f64 = 0.02;
 /// draws all weights again, so that their published results come without that division, and so do ours.
 pub struct WeightInit {
     seed: u64,
+    first: FirstWeights,
     parameters: u64,
 }
 
 impl WeightInit {
-    pub fn new(seed: u64) -> Self {
-        Self { seed, parameters: 0 }
+    pub fn new(seed: u64, first: FirstWeights) -> Self {
+        Self { seed, first, parameters: 0 }
     }
 
     /// A layer with drawn weights and a bias of 0.
     pub fn linear(&mut self, inputs: usize, outputs: usize, device: &Device) -> Linear {
         let bias = Tensor::zeros([outputs], device);
-        Linear { weight: self.normal([inputs, outputs], device), bias: Some(Param::from_tensor(bias)) }
+        let weight = self.matrix(WEIGHT_DEVIATION, [inputs, outputs], device);
+        Linear { weight, bias: Some(Param::from_tensor(bias)) }
     }
 
-    /// Normal numbers of deviation 0.02.
+    /// What inputs are multiplied with: `[inputs, outputs]`, of the published deviation or by the inputs.
+    pub fn matrix(&mut self, published: f64, shape: [usize; 2], device: &Device) -> Param<Tensor<2>> {
+        let deviation = match self.first {
+            FirstWeights::Published => published,
+            FirstWeights::ByInputs => 1.0 / (shape[0].max(1) as f64).sqrt(),
+        };
+        self.normal_of(deviation, shape, device)
+    }
+
+    /// Normal numbers of deviation 0.02, for what is added and for what a norm follows.
     pub fn normal<const D: usize>(&mut self, shape: [usize; D], device: &Device) -> Param<Tensor<D>> {
         self.normal_of(WEIGHT_DEVIATION, shape, device)
     }
 
-    /// Normal numbers of another deviation, cut at ±2 all the same.
+    /// Normal numbers, cut at ±2.
     pub fn normal_of<const D: usize>(
         &mut self,
         deviation: f64,

@@ -58,6 +58,16 @@ impl EncoderConfig {
         }
     }
 
+    /// Whether weights of that encoder are weights of this one: a ConvNeXt's belong to images of any size.
+    pub fn takes_the_weights_of(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::ConvNext(ours), Self::ConvNext(theirs)) => {
+                (ours.stem, ours.depths, ours.widths) == (theirs.stem, theirs.depths, theirs.widths)
+            }
+            _ => self == other,
+        }
+    }
+
     /// For people to read.
     pub fn describe(&self) -> String {
         match self {
@@ -119,6 +129,18 @@ impl Encoder {
             Self::Vit(encoder) => encoder.forward(images, None).mean_dim(1).squeeze_dim(1),
             Self::Energy(encoder) => encoder.forward(images, None).mean_dim(1).squeeze_dim(1),
             Self::ConvNext(encoder) => encoder.pooled(images),
+        }
+    }
+
+    /// The energy per token before each iteration and after the last one; `None` of an encoder that has no energy.
+    ///
+    /// # Shapes
+    /// - `images`: `[batch, 3, side, side]`
+    /// - output: `[batch, iterations + 1]`
+    pub fn energies(&self, images: Tensor<4>) -> Option<Tensor<2>> {
+        match self {
+            Self::Energy(encoder) => Some(encoder.forward_watched(images, None).1),
+            Self::Vit(_) | Self::ConvNext(_) => None,
         }
     }
 }

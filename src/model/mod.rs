@@ -5,6 +5,7 @@
 
 pub mod init;
 pub mod patch;
+pub mod fused;
 pub mod attention;
 pub mod vit;
 pub mod convnext;
@@ -17,7 +18,7 @@ pub mod torchvision;
 
 pub use convnext::{ConvNext, ConvNextConfig, ConvNextSize};
 pub use energy::{EnergyConfig, EnergyPredictor, EnergyPredictorConfig, EnergyTransformer, Memory};
-pub use init::WeightInit;
+pub use init::{FirstWeights, WeightInit};
 pub use kinds::{Encoder, EncoderConfig, PatchPredictor, PatchPredictorConfig};
 pub use patch::{Choice, Lookup};
 pub use predictor::{Predictor, PredictorConfig};

@@ -8,12 +8,12 @@ use std::f64::consts::PI;
 use std::ops::Range;
 
 use burn::module::{Module, Param};
-use burn::nn::{LayerNorm, Linear};
-use burn::tensor::activation::gelu;
+use burn::nn::Linear;
 use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 use super::attention::{Block, block_parameters, layer_norm};
+use super::fused::{LayerNorm, gelu};
 use super::init::WeightInit;
 use crate::pipeline::saccade::Saccade;
 
@@ -28,9 +28,9 @@ pub const WAY: usize = 2 * ROTATION_WAVES + 4 * SHIFT_WAVES;
 /// Radians beyond which two rotations are told alike: all waves repeat after 2.
 pub const MOST_ANGLE: f64 = 1.0;
 
-/// What the way's weights are multiplied with at first. With the deviation of all other weights the way's summand
-/// would have a deviation of 0.05 beside features of about 1, and would hardly be heard.
-const WAY_GAIN: f64 = 8.0;
+/// Deviation of the way's weights at first. With the 0.02 of all other weights the way's summand would have a deviation
+/// of 0.05 beside features of about 1, and would hardly be heard.
+const WAY_DEVIATION: f64 = 0.16;
 
 /// The most that a predictor's shape may ask for; beyond it a number is surely a slip.
 const MOST_WIDTH: usize = 1 << 16;
@@ -241,9 +241,8 @@ impl ShiftPredictorConfig {
 
     /// For features that [`Self::check`] admits.
     pub fn init(&self, features: usize, init: &mut WeightInit, device: &Device) -> ShiftPredictor {
-        let mut way = init.linear(WAY, features, device);
-        // Detached, or the product would count as computed from weights that nobody trains.
-        way.weight = Param::from_tensor(way.weight.val().mul_scalar(WAY_GAIN).detach());
+        let bias = Some(Param::from_tensor(Tensor::zeros([features], device)));
+        let way = Linear { weight: init.matrix(WAY_DEVIATION, [WAY, features], device), bias };
         let change = match *self {
             Self::Mlp { hidden, layers } => {
                 Change::Mlp(Widths { inputs: features, hidden, layers, outputs: features }.init(init, device))

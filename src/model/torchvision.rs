@@ -2,11 +2,37 @@
 //!
 //! The classifier's last layer is left behind: it tells classes apart, and an encoder knows none.
 
-use super::convnext::{ConvNextConfig, EXPANSION, KERNEL, REDUCTION};
+use super::convnext::{ConvNextConfig, ConvNextSize, EXPANSION, REDUCTION};
+use super::fused::KERNEL;
 use super::weights::{Array, Weights, WeightsError};
 
 /// The classifier's last layer, which has no counterpart here.
 const HEAD: [&str; 2] = ["classifier.2.weight", "classifier.2.bias"];
+
+/// What the first convolution's weights are called.
+const STEM: &str = "features.0.0.weight";
+
+/// Pixels a side of the images that the published weights were trained on; a ConvNeXt itself takes any.
+const PUBLISHED_IMAGE: usize = 224;
+
+/// Whether these are named as torchvision names a ConvNeXt's.
+pub fn is_convnext(weights: &Weights) -> bool {
+    weights.contains_key(STEM)
+}
+
+/// The shape of a ConvNeXt, read off its tensors; `None` where they do not look like one. Image and layer scale leave
+/// no trace in them: they are the published ones.
+pub fn convnext_shape(weights: &Weights) -> Option<ConvNextConfig> {
+    let [_, _, stem, _] = weights.get(STEM)?.shape[..] else { return None };
+    let (mut depths, mut widths) = ([0; 4], [0; 4]);
+    for (stage, (depth, width)) in depths.iter_mut().zip(&mut widths).enumerate() {
+        let block = |number: usize| weights.get(&format!("features.{}.{number}.block.0.weight", 2 * stage + 1));
+        *depth = (0..).take_while(|&number| block(number).is_some()).count();
+        *width = block(0).map_or(0, |kernels| kernels.shape.first().copied().unwrap_or(0));
+    }
+    let published = ConvNextConfig::sized(ConvNextSize::Tiny, PUBLISHED_IMAGE);
+    Some(ConvNextConfig { stem, depths, widths, ..published })
+}
 
 /// A ConvNeXt as torchvision saves it, by our names; without the classifier's last layer, whether it is there or not.
 ///

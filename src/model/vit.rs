@@ -1,11 +1,12 @@
 //! The ViT encoder of I-JEPA: images and a choice of patches to one vector per patch.
 
 use burn::module::{Module, Param};
-use burn::nn::{LayerNorm, Linear};
+use burn::nn::Linear;
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::attention::{Block, block_parameters, layer_norm};
+use super::fused::LayerNorm;
 use super::init::WeightInit;
 use super::patch::{Choice, hidden_keys, patches, positions};
 

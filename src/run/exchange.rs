@@ -1,4 +1,5 @@
-//! Weights for and from other tools: Hugging Face's `IJepaModel` folder and the I-JEPA authors' checkpoint.
+//! Weights for and from other tools: Hugging Face's `IJepaModel` folder, the I-JEPA authors' checkpoint, torchvision's
+//! ConvNeXt.
 //!
 //! A weights folder of ours holds `model.json` (the shapes) and `weights.safetensors` (`encoder.*`, and `target.*` and
 //! `predictor.*` where known). Any run folder opens like one, by its newest checkpoint.
@@ -15,13 +16,15 @@ use serde_json::{Value, json};
 use super::folder;
 use crate::checkpoint::{self, read_arrays, write_arrays, write_whole};
 use crate::config::{check_encoder, check_patch_predictor, models};
+use crate::model::torchvision::{convnext_from_torchvision, convnext_shape, convnext_to_torchvision, is_convnext};
 use crate::model::weights::{self, Array, Weights};
-use crate::model::{EncoderConfig, PatchPredictorConfig, PredictorConfig, VitConfig, WeightInit};
+use crate::model::{EncoderConfig, FirstWeights, PatchPredictorConfig, PredictorConfig, VitConfig, WeightInit};
 use crate::train::model::Head;
 use crate::train::{HeadConfig, Trainer};
 
 const SHAPES: &str = "model.json";
 const ARRAYS: &str = "weights.safetensors";
+const CONVNEXT: &str = "convnext.safetensors";
 
 /// Weights and the shapes of what they belong to.
 #[derive(Clone, Debug)]
@@ -55,11 +58,19 @@ impl Exchanged {
         self.part("encoder.").context("the weights hold no encoder.*")
     }
 
+    /// The target encoder's own weights, without a prefix.
+    ///
+    /// # Errors
+    /// When there are none.
+    pub fn target(&self) -> Result<Weights> {
+        self.part("target.").context("the weights hold no target.*")
+    }
+
     /// # Errors
     /// When the weights belong to an encoder of another shape.
     pub fn check_encoder(&self, wanted: &EncoderConfig) -> Result<()> {
         let found = &self.shapes.encoder;
-        if found != wanted {
+        if !found.takes_the_weights_of(wanted) {
             bail!(
                 "the weights belong to another encoder: {}, the pipeline file says {}",
                 found.describe(),
@@ -112,12 +123,31 @@ pub fn open(path: &Path) -> Result<Exchanged> {
     Ok(Exchanged { shapes: Shapes { encoder: models.encoder, predictor }, weights })
 }
 
-/// Reads another tool's weights: a Hugging Face folder or a checkpoint file of the I-JEPA authors.
+/// Reads another tool's weights: a Hugging Face folder, a checkpoint file of the I-JEPA authors, or torchvision's weights
+/// of a ConvNeXt, as `torch.save` (`.pth`) or safetensors writes them.
 ///
 /// # Errors
 /// When they cannot be read, or a tensor is missing, unknown or of a shape that does not fit.
 pub fn import(source: &Path, heads: Option<usize>) -> Result<Exchanged> {
-    if source.is_dir() { from_hugging_face(source) } else { from_authors(source, heads) }
+    if source.is_dir() {
+        return from_hugging_face(source);
+    }
+    if source.extension().is_some_and(|extension| extension == "safetensors") {
+        return from_torchvision(source, read_arrays(source)?);
+    }
+    match authors_part(source, Some("encoder")) {
+        Ok(encoder) => from_authors(source, encoder, heads),
+        // Not the authors', whose checkpoints have parts; torchvision's have none.
+        Err(error) => match authors_part(source, None) {
+            Ok(weights) if is_convnext(&weights) => from_torchvision(source, weights),
+            Ok(_) => bail!(
+                "{}: neither a checkpoint of the I-JEPA authors (encoder, target_encoder, predictor) nor torchvision's \
+                 weights of a ConvNeXt (features.0.0.weight and so on)",
+                source.display()
+            ),
+            Err(_) => Err(error),
+        },
+    }
 }
 
 /// # Errors
@@ -129,18 +159,25 @@ pub fn write(exchanged: &Exchanged, folder: &Path) -> Result<()> {
     Ok(write_whole(&folder.join(SHAPES), &serde_json::to_vec_pretty(&exchanged.shapes)?)?)
 }
 
-/// Writes a folder that `IJepaModel.from_pretrained` opens.
+/// Writes a folder that `IJepaModel.from_pretrained` opens; or, of a ConvNeXt, the file `convnext.safetensors` with
+/// torchvision's names, which `load_state_dict(load_file(…), strict=False)` takes.
 ///
 /// # Errors
 /// When the folder cannot be written, or holds a model already.
 pub fn export(exchanged: &Exchanged, which: Which, folder: &Path) -> Result<()> {
     refuse(folder, "config.json")?;
-    let EncoderConfig::Vit(shape) = exchanged.shapes.encoder else {
-        bail!("only a ViT can be opened by IJepaModel; this encoder is a {}", exchanged.shapes.encoder.describe());
-    };
     let ours = match which {
         Which::Target => exchanged.part("target.").map_or_else(|| exchanged.encoder(), Ok)?,
         Which::Encoder => exchanged.encoder()?,
+    };
+    let shape = match exchanged.shapes.encoder {
+        EncoderConfig::Vit(shape) => shape,
+        EncoderConfig::ConvNext(shape) => {
+            refuse(folder, CONVNEXT)?;
+            make(folder)?;
+            return Ok(write_arrays(&folder.join(CONVNEXT), &convnext_to_torchvision(ours, &shape)?)?);
+        }
+        EncoderConfig::Energy(_) => bail!("no other tool opens an Energy Transformer: the run folder is its only form"),
     };
     let theirs = weights::encoder_to_hugging_face(ours, &shape)?;
     make(folder)?;
@@ -220,10 +257,19 @@ fn from_hugging_face(source: &Path) -> Result<Exchanged> {
     checked(Exchanged { shapes: Shapes { encoder, predictor: None }, weights: weights::with_prefix(ours, "encoder.") })
 }
 
-fn from_authors(source: &Path, heads: Option<usize>) -> Result<Exchanged> {
-    let encoder = authors_part(source, "encoder")?;
-    let target = authors_part(source, "target_encoder")?;
-    let predictor = authors_part(source, "predictor")?;
+fn from_torchvision(source: &Path, theirs: Weights) -> Result<Exchanged> {
+    let shape = convnext_shape(&theirs).with_context(|| {
+        format!("{}: holds no ConvNeXt by torchvision's names (features.0.0.weight and so on)", source.display())
+    })?;
+    let shapes = Shapes { encoder: EncoderConfig::ConvNext(shape), predictor: None };
+    shapes.check().with_context(|| source.display().to_string())?;
+    let ours = convnext_from_torchvision(theirs, &shape).with_context(|| source.display().to_string())?;
+    checked(Exchanged { shapes, weights: weights::with_prefix(ours, "encoder.") })
+}
+
+fn from_authors(source: &Path, encoder: Weights, heads: Option<usize>) -> Result<Exchanged> {
+    let target = authors_part(source, Some("target_encoder"))?;
+    let predictor = authors_part(source, Some("predictor"))?;
     let shapes = authors_shapes(&encoder, &predictor, heads).with_context(|| source.display().to_string())?;
     let mut weights = weights::with_prefix(weights::encoder_from_authors(encoder)?, "encoder.");
     weights.extend(weights::with_prefix(weights::encoder_from_authors(target)?, "target."));
@@ -231,11 +277,17 @@ fn from_authors(source: &Path, heads: Option<usize>) -> Result<Exchanged> {
     checked(Exchanged { shapes, weights })
 }
 
-/// One state dictionary of the authors' checkpoint, less the `module.` that their data-parallel wrapper adds.
-fn authors_part(source: &Path, part: &str) -> Result<Weights> {
-    let mut store = PytorchStore::from_file(source).with_top_level_key(part).map_indices_contiguous(false);
+/// One state dictionary of the authors' checkpoint, less the `module.` that their data-parallel wrapper adds; or all of
+/// a file that has no parts.
+fn authors_part(source: &Path, part: Option<&str>) -> Result<Weights> {
+    let store = PytorchStore::from_file(source).map_indices_contiguous(false);
+    let mut store = match part {
+        Some(part) => store.with_top_level_key(part),
+        None => store,
+    };
+    let what = part.unwrap_or("it");
     let failed =
-        |error: &dyn std::fmt::Display| anyhow::anyhow!("{}: {part} cannot be read: {error}", source.display());
+        |error: &dyn std::fmt::Display| anyhow::anyhow!("{}: {what} cannot be read: {error}", source.display());
     let tensors = store.get_all_tensors().map_err(|error| failed(&error))?;
     let mut weights = Weights::new();
     for (name, tensor) in tensors {
@@ -300,7 +352,7 @@ fn checked(exchanged: Exchanged) -> Result<Exchanged> {
             encoder.parameters()
         );
     }
-    let (device, mut init) = (Device::flex(), WeightInit::new(0));
+    let (device, mut init) = (Device::flex(), WeightInit::new(0, FirstWeights::Published));
     let mut model = encoder.init(&mut init, &device);
     weights::apply(&mut model, exchanged.encoder()?)?;
     if let Some(target) = exchanged.part("target.") {

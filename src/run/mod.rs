@@ -64,6 +64,10 @@ pub struct StepLine {
     /// What the features of the latest samples show, by output; only where it was looked at.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub features: BTreeMap<&'static str, Health>,
+    /// The target encoder's energy per token before each iteration and after the last one; only where it has an energy
+    /// and was looked at.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub energies: Vec<f64>,
     /// What has collapsed and has not healed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub collapses: Vec<Collapse>,
@@ -122,7 +126,7 @@ pub fn train(plan: &Plan, folder: &RunFolder, mut around: Surroundings) -> Resul
 /// When the weights to begin with cannot be read or belong to another model.
 pub fn trainer(plan: &Plan, place: &Placement, start: Option<&Path>) -> Result<Trainer> {
     let device = place.device.clone().autodiff();
-    let model = plan.models.init(plan.config.seed, &device);
+    let model = plan.models.init(plan.config.seed, plan.config.train.first_weights, &device);
     let mut trainer = Trainer::new(model, plan.step.clone());
     if let Some(path) = start {
         let imported = exchange::open(path)?;

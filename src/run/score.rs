@@ -83,7 +83,10 @@ pub fn scores(
 
 /// The encoder that the run began with: drawn again from the seed, or the imported one.
 fn encoder_before_training(plan: &Plan, begun: Option<&Path>, place: &Placement) -> Result<Encoder> {
-    let mut encoder = plan.models.encoder.init(&mut WeightInit::new(plan.config.seed), &place.device);
+    let mut encoder = plan
+        .models
+        .encoder
+        .init(&mut WeightInit::new(plan.config.seed, plan.config.train.first_weights), &place.device);
     if let Some(path) = begun {
         weights::apply(&mut encoder, exchange::open(path)?.encoder()?)?;
     }

@@ -5,7 +5,11 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use image::{Rgb, RgbImage, imageops};
 
+use super::exchange;
+use crate::config::Plan;
+use crate::model::{FirstWeights, WeightInit, weights};
 use crate::pipeline::{Batch, Indices, Masks};
+use crate::train::upload::normalised;
 
 /// Samples drawn at most; more would not be looked at.
 const MOST_SAMPLES: usize = 8;
@@ -27,20 +31,24 @@ const COLOURS: [Rgb<u8>; 6] = [
     Rgb([0, 114, 178]),
 ];
 
-/// Writes the picture of a batch as PNG: a row per sample; image, context, then each target block with its frame.
+/// Writes the picture of a batch as PNG: a row per sample; image, context, then each target block with its frame; or
+/// the two views. Where `energies` are given, a curve for each sample, its energy along the iterations, comes last.
 ///
 /// # Errors
 /// When the file cannot be written.
-pub fn draw(batch: &Batch, side: u32, patch: u32, path: &Path) -> Result<()> {
+pub fn draw(batch: &Batch, side: u32, patch: u32, energies: &[Vec<f64>], path: &Path) -> Result<()> {
     let rows = batch.samples.len().min(MOST_SAMPLES) as u32;
     let columns = 1
         + u32::from(batch.saccades.is_some())
-        + batch.masks.as_ref().map_or(0, |masks| 1 + masks.targets.len() as u32);
+        + batch.masks.as_ref().map_or(0, |masks| 1 + masks.targets.len() as u32)
+        + u32::from(!energies.is_empty());
     let scale = LEAST_SIDE.div_ceil(side);
     let cell = side * scale + GAP;
     let mut picture = RgbImage::from_pixel(columns * cell + GAP, rows * cell + GAP, BACKGROUND);
     for row in 0..rows {
-        for (column, tile) in tiles(batch, row as usize, side, patch, scale).into_iter().enumerate() {
+        let curve = energies.get(row as usize).map(|energies| curve(energies, side * scale));
+        let tiles = tiles(batch, row as usize, side, patch, scale).into_iter().chain(curve);
+        for (column, tile) in tiles.enumerate() {
             let (x, y) = (GAP + column as u32 * cell, GAP + row * cell);
             imageops::replace(&mut picture, &tile, i64::from(x), i64::from(y));
         }
@@ -48,6 +56,63 @@ pub fn draw(batch: &Batch, side: u32, patch: u32, path: &Path) -> Result<()> {
     picture
         .save_with_format(path, image::ImageFormat::Png)
         .with_context(|| format!("{}: cannot be written", path.display()))
+}
+
+/// The energy per token of each drawn sample before each iteration and after the last one, by a run's target encoder.
+///
+/// # Errors
+/// When the run's encoder is another than the Plan's, or has no energy.
+pub fn energies(batch: &Batch, plan: &Plan, run: &Path) -> Result<Vec<Vec<f64>>> {
+    let place = plan.config.device.open()?;
+    let opened = exchange::open(run)?;
+    opened.check_encoder(&plan.models.encoder)?;
+    let mut encoder = plan.models.encoder.init(&mut WeightInit::new(0, FirstWeights::Published), &place.device);
+    weights::apply(&mut encoder, opened.target()?)?;
+    let side = plan.config.augment.size as usize;
+    let samples = batch.samples.len().min(MOST_SAMPLES);
+    let views = if batch.saccades.is_some() { 2 } else { 1 };
+    let bytes = &batch.pixels[..samples * views * side * side * 3];
+    let images = normalised(bytes, samples * views, side, plan.config.pixels, &place.device);
+    let energies = encoder.energies(images).with_context(|| {
+        format!("--energy {}: its encoder has no energy; take a run with encoder.kind = \"energy\"", run.display())
+    })?;
+    let [_, places] = energies.dims();
+    let numbers: Vec<f64> = energies.into_data().convert::<f64>().iter::<f64>().collect();
+    Ok(numbers.chunks(places).step_by(views).map(<[f64]>::to_vec).collect())
+}
+
+/// Numbers as a line over a square, from the least to the greatest of them.
+fn curve(numbers: &[f64], side: u32) -> RgbImage {
+    const MARGIN: f64 = 6.0;
+    let mut square = RgbImage::from_pixel(side, side, Rgb([255, 255, 255]));
+    let least = numbers.iter().copied().fold(f64::INFINITY, f64::min);
+    let span = numbers.iter().copied().fold(f64::NEG_INFINITY, f64::max) - least;
+    let room = f64::from(side) - 2.0 * MARGIN;
+    let steps = numbers.len().saturating_sub(1).max(1) as f64;
+    let height = |number: f64| MARGIN + room * (1.0 - if span > 0.0 { (number - least) / span } else { 0.5 });
+    for (step, pair) in numbers.windows(2).enumerate() {
+        // A point for every pixel that the line passes, in either direction.
+        for part in 0..=2 * side {
+            let along = f64::from(part) / f64::from(2 * side);
+            let x = MARGIN + room * (step as f64 + along) / steps;
+            let y = height(pair[0]) * (1.0 - along) + height(pair[1]) * along;
+            dot(&mut square, x, y, 0);
+        }
+    }
+    for (step, &number) in numbers.iter().enumerate() {
+        dot(&mut square, MARGIN + room * step as f64 / steps, height(number), 2);
+    }
+    square
+}
+
+/// A filled square around a point.
+fn dot(square: &mut RgbImage, x: f64, y: f64, reach: i64) {
+    let (x, y) = (x.round() as i64, y.round() as i64);
+    for (x, y) in (x - reach..=x + reach).flat_map(|x| (y - reach..=y + reach).map(move |y| (x, y))) {
+        if (0..i64::from(square.width())).contains(&x) && (0..i64::from(square.height())).contains(&y) {
+            square.put_pixel(x as u32, y as u32, COLOURS[4]);
+        }
+    }
 }
 
 fn tiles(batch: &Batch, sample: usize, side: u32, patch: u32, scale: u32) -> Vec<RgbImage> {

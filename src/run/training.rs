@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use burn::tensor::Tensor;
 
 use super::folder::RunFolder;
 use super::score::scores;
@@ -22,6 +23,8 @@ use crate::train::{Outputs, StepReport, Trainer, Uploader, Watch};
 /// A step whose loss has not been read from the device yet.
 struct Unread {
     report: StepReport,
+    /// Of the target encoder, `[iterations + 1]`, at the steps at which features are judged.
+    energies: Option<Tensor<1>>,
     samples: Vec<u32>,
     waited: Duration,
 }
@@ -118,7 +121,8 @@ impl<'a> Training<'a> {
         self.folder.quarantine(&batch.quarantined)?;
         self.counts = batch.counts;
         self.done = batch.step + 1;
-        self.unread.push_back(Unread { report, samples: batch.samples, waited });
+        let energies = if Watch::judges(batch.step) { self.trainer.energies(&batch) } else { None };
+        self.unread.push_back(Unread { report, energies, samples: batch.samples, waited });
         Ok(())
     }
 
@@ -257,7 +261,8 @@ impl Unread {
     /// The line of `steps.jsonl`, less the rate, which only whoever reads several steps at once can tell.
     fn line(&self) -> StepLine {
         let report = &self.report;
-        let read = |tensor: &burn::tensor::Tensor<1>| f64::from(tensor.clone().into_scalar::<f32>());
+        let read = |tensor: &Tensor<1>| f64::from(tensor.clone().into_scalar::<f32>());
+        let energies = self.energies.clone().map(|energies| energies.into_data().convert::<f64>());
         StepLine {
             step: report.step,
             epoch: report.epoch,
@@ -269,6 +274,7 @@ impl Unread {
             gradient_norm: read(&report.gradient_norm),
             target_deviation: read(&report.outputs.target.clone().var_bias(0).sqrt().mean()),
             features: Default::default(),
+            energies: energies.map_or_else(Vec::new, |energies| energies.iter::<f64>().collect()),
             collapses: Vec::new(),
             samples_per_second: 0.0,
             data_wait_seconds: self.waited.as_secs_f64(),
@@ -290,6 +296,9 @@ fn publish(line: &StepLine, telemetry: &Telemetry) {
     }
     for (output, health) in &line.features {
         telemetry.set_features(output, health.deviation, health.rankme, health.alpha);
+    }
+    for (iteration, energy) in line.energies.iter().enumerate() {
+        telemetry.set_energy(iteration, *energy);
     }
     if !line.features.is_empty() {
         for (output, kind) in Output::ALL.into_iter().flat_map(|output| Kind::ALL.map(|kind| (output, kind))) {

@@ -114,6 +114,12 @@ pub const COLLAPSE: Metric = metric(
     &["output", "kind"],
     "1 while an output is found collapsed, completely or along most dimensions; 0 after it has healed.",
 );
+pub const ENERGY: Metric = metric(
+    "saccade_energy",
+    Kind::Gauge,
+    &["iterations"],
+    "Energy per token of the target encoder after so many iterations, averaged over a batch; it falls along them.",
+);
 pub const LEARNING_RATE: Metric =
     metric("saccade_learning_rate", Kind::Gauge, &[], "Learning rate of the current step.");
 pub const WEIGHT_DECAY: Metric = metric("saccade_weight_decay", Kind::Gauge, &[], "Weight decay of the current step.");
@@ -187,6 +193,7 @@ pub const ALL: &[&Metric] = &[
     &FEATURE_RANKME,
     &FEATURE_ALPHA,
     &COLLAPSE,
+    &ENERGY,
     &LEARNING_RATE,
     &WEIGHT_DECAY,
     &EMA_DECAY,

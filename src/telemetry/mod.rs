@@ -163,6 +163,11 @@ impl Telemetry {
         }
     }
 
+    /// Sets the energy per token after so many iterations.
+    pub fn set_energy(&self, iterations: usize, energy: f64) {
+        self.0.exporter.gauge(&catalogue::ENERGY, &[&iterations.to_string()]).set(energy);
+    }
+
     /// Sets whether an output is found collapsed.
     pub fn set_collapse(&self, output: &str, kind: &str, is_collapsed: bool) {
         self.0.exporter.gauge(&catalogue::COLLAPSE, &[output, kind]).set(if is_collapsed { 1.0 } else { 0.0 });

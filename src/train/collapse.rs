@@ -281,6 +281,11 @@ impl Watch {
         ROWS.saturating_sub(later).min(self.batch)
     }
 
+    /// Whether a judgement is made after this step.
+    pub fn judges(step: u64) -> bool {
+        (step + 1).is_multiple_of(INTERVAL)
+    }
+
     /// Takes the pooled features of samples that [`Self::wants`] named.
     ///
     /// # Shapes
@@ -293,7 +298,7 @@ impl Watch {
 
     /// Judges when the step is one to be judged after; true when it was.
     pub fn judge(&mut self, step: u64) -> bool {
-        if !(step + 1).is_multiple_of(INTERVAL) {
+        if !Self::judges(step) {
             return false;
         }
         let wanted = self.batch.saturating_mul(INTERVAL as usize).min(ROWS);

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use crate::model::shift::{SaccadeUnit, ShiftPredictor, ShiftReader};
 use crate::model::weights::SKIP_VARIANTS;
 use crate::model::{
-    Encoder, EncoderConfig, PatchPredictor, PatchPredictorConfig, Projector, ProjectorConfig, ShiftPredictorConfig,
-    ShiftReaderConfig, WeightInit,
+    Encoder, EncoderConfig, FirstWeights, PatchPredictor, PatchPredictorConfig, Projector, ProjectorConfig,
+    ShiftPredictorConfig, ShiftReaderConfig, WeightInit,
 };
 use crate::objective::saccade::{ReadWeights, SaccadeWeights};
 
@@ -77,8 +77,8 @@ impl ModelConfig {
     }
 
     /// The same weights for the same seed on every device.
-    pub fn init(&self, seed: u64, device: &Device) -> Model {
-        let mut init = WeightInit::new(seed);
+    pub fn init(&self, seed: u64, first: FirstWeights, device: &Device) -> Model {
+        let mut init = WeightInit::new(seed, first);
         let (features, grid) = (self.features(), self.encoder.grid());
         let encoder = self.encoder.init(&mut init, device);
         let width = self.encoder.width();

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
+use super::collapse::ROWS;
 use super::ema::blend;
 use super::masked;
 use super::model::{Head, Loss, Model, names};
@@ -113,6 +114,19 @@ impl Trainer {
             samples: batch.samples.len(),
             took: start.elapsed(),
         })
+    }
+
+    /// The target encoder's energy per token before each iteration and after the last one, averaged over the batch's
+    /// first samples; `None` of an encoder that has no energy.
+    ///
+    /// # Shapes
+    /// - output: `[iterations + 1]`
+    pub fn energies(&self, batch: &DeviceBatch) -> Option<Tensor<1>> {
+        let [samples, _, _, _] = batch.images.dims();
+        // No more at once than a micro-batch has, or memory that is enough for a step might not be for this.
+        let some = samples.div_ceil(self.config.accumulate).min(ROWS);
+        let images = batch.images.clone().narrow(0, 0, some);
+        Some(self.target.energies(images)?.mean_dim(0).squeeze_dim(0))
     }
 
     /// The loss of a batch and its gradients, micro-batch by micro-batch; `None` when the batch is empty, or has not

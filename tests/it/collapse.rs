@@ -4,7 +4,9 @@ use burn::tensor::{Device, Tensor, TensorData};
 use saccade::checkpoint::read_arrays;
 use saccade::draws::{Draws, Purpose};
 use saccade::model::weights::{self, Array};
-use saccade::model::{Choice, EncoderConfig, Lookup, PatchPredictorConfig, PredictorConfig, VitConfig, WeightInit};
+use saccade::model::{
+    Choice, EncoderConfig, FirstWeights, Lookup, PatchPredictorConfig, PredictorConfig, VitConfig, WeightInit,
+};
 use saccade::objective::spectrum::{Spectrum, alpha, deviations, eigenvalues, rankme};
 use saccade::train::collapse::{Collapse, Findings, Health, INTERVAL, Kind, Output, ROWS, Watch, pooled};
 use saccade::train::model::Loss;
@@ -248,7 +250,7 @@ fn pooled_features_are_means_over_real_patches_of_all_blocks() {
 fn encoder_with_bad_weights_collapses_and_one_with_drawn_weights_does_not() {
     let verdict = |change: &dyn Fn(&str, &mut Array)| {
         let device = Device::flex();
-        let mut encoder = vit().init(&mut WeightInit::new(3), &device);
+        let mut encoder = vit().init(&mut WeightInit::new(3, FirstWeights::Published), &device);
         let mut changed = weights::collect(&encoder).unwrap();
         changed.iter_mut().for_each(|(name, array)| change(name, array));
         weights::apply(&mut encoder, changed).unwrap();
@@ -349,7 +351,7 @@ fn train(ema_decay: f64, learning_rate: f64, weight_decay: f64) -> (Vec<Collapse
         projector: None,
         predictor: HeadConfig::Patches(PatchPredictorConfig::Vit(PredictorConfig::new(WIDTH / 2, 1, 2))),
     };
-    let model = models.init(5, &device.clone().autodiff());
+    let model = models.init(5, FirstWeights::Published, &device.clone().autodiff());
     let schedules = Schedules {
         start_learning_rate: learning_rate / 4.0,
         peak_learning_rate: learning_rate,

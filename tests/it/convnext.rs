@@ -6,10 +6,11 @@ use burn::module::{Module, Param, ParamId};
 use burn::store::ModuleSnapshot;
 use burn::tensor::{Device, Tensor, TensorData};
 use saccade::checkpoint::read_arrays;
-use saccade::model::convnext::{ConvNext, Depthwise, KERNEL};
+use saccade::model::convnext::{ConvNext, Depthwise};
+use saccade::model::fused::KERNEL;
 use saccade::model::torchvision::{convnext_from_torchvision, convnext_to_torchvision};
 use saccade::model::weights::{self, Array, Weights};
-use saccade::model::{ConvNextConfig, ConvNextSize, WeightInit};
+use saccade::model::{ConvNextConfig, ConvNextSize, FirstWeights, WeightInit};
 use saccade::train::optimizer::Gradients;
 use serde_json::Value;
 
@@ -101,7 +102,7 @@ fn every_tensor_of_torchvisions_tiny_has_its_place() {
 
     let numbers: usize = ours.values().map(|array| array.values.len()).sum();
     assert_eq!(numbers as u64, config.parameters());
-    weights::apply(&mut config.init(&mut WeightInit::new(0), &Device::flex()), ours).unwrap();
+    weights::apply(&mut config.init(&mut WeightInit::new(0, FirstWeights::Published), &Device::flex()), ours).unwrap();
 }
 
 #[test]
@@ -137,7 +138,7 @@ fn fewer_stages_and_any_side_that_leaves_a_place_give_tokens() {
     let check = |image, stem, depths, widths, grid: usize| {
         let config = ConvNextConfig { image, stem, depths, widths, layer_scale: 0.1 };
         config.check().unwrap();
-        let encoder = config.init(&mut WeightInit::new(3), &device);
+        let encoder = config.init(&mut WeightInit::new(3, FirstWeights::Published), &device);
         let tokens = encoder.forward(Tensor::ones([2, 3, image, image], &device));
         assert_eq!(tokens.dims(), [2, grid * grid, config.width()], "{config:?}");
         assert_eq!(config.grid(), grid);
@@ -258,7 +259,7 @@ impl Torchvision {
     }
 
     fn encoder(&self, device: &Device) -> ConvNext {
-        let mut encoder = self.config.init(&mut WeightInit::new(0), device);
+        let mut encoder = self.config.init(&mut WeightInit::new(0, FirstWeights::Published), device);
         let ours = convnext_from_torchvision(self.weights.clone(), &self.config).unwrap();
         weights::apply(&mut encoder, ours).unwrap();
         encoder

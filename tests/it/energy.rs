@@ -5,7 +5,7 @@ use burn::tensor::{DType, Device, Distribution, FloatDType, Gradients, Tensor, T
 use saccade::checkpoint::read_arrays;
 use saccade::model::energy::{EnergyBlock, EnergyBlockConfig};
 use saccade::model::weights::{self, Array, Weights};
-use saccade::model::{Choice, EnergyConfig, EnergyPredictorConfig, Lookup, Memory, WeightInit};
+use saccade::model::{Choice, EnergyConfig, EnergyPredictorConfig, FirstWeights, Lookup, Memory, WeightInit};
 use serde_json::Value;
 
 use crate::reference;
@@ -77,7 +77,7 @@ fn gradients_of_parameters_and_tokens_are_the_references() {
         let weighted = block.forward(tokens.clone(), None) * case.tensor::<2>("io.cotangent").unsqueeze().autodiff();
         let gradients = weighted.sum().backward();
 
-        let [scale, shift] = [&block.norm.gamma, block.norm.beta.as_ref().unwrap()];
+        let [scale, shift] = [&block.norm.gamma, &block.norm.beta];
         let of = |parameter: &Param<Tensor<1>>| values(parameter.val().grad(&gradients).unwrap());
         let matrix = |parameter: &Param<Tensor<2>>| values(parameter.val().grad(&gradients).unwrap());
         let (attention, memory) = (&block.attention, &block.memory);
@@ -177,7 +177,10 @@ fn encoder_gives_the_same_features_however_far_a_sample_is_padded() {
     for (memory, name) in KINDS {
         for lookup in [Lookup::Rows, Lookup::Gather] {
             let device = Device::flex();
-            let encoder = strengthened(encoder_config(memory).init(&mut WeightInit::new(1), &device), 50.0);
+            let encoder = strengthened(
+                encoder_config(memory).init(&mut WeightInit::new(1, FirstWeights::Published), &device),
+                50.0,
+            );
             let images = Tensor::random([2, 3, 16, 16], Distribution::Normal(0.0, 1.0), &device);
             let [narrow, wide] = chosen(lookup);
 
@@ -191,7 +194,9 @@ fn encoder_gives_the_same_features_however_far_a_sample_is_padded() {
                 let features = values(features.narrow(1, 0, seen));
                 assert_close(&format!("{name} features"), &features, &expected, FORWARD);
             }
-            assert_close(&format!("{name} energy"), &values(padded_energies), &values(energies), FORWARD);
+            let energies = values(energies);
+            let allowed = FORWARD * largest(&energies).max(1.0);
+            assert_close(&format!("{name} energy"), &values(padded_energies), &energies, allowed);
         }
     }
 }
@@ -200,7 +205,10 @@ fn encoder_gives_the_same_features_however_far_a_sample_is_padded() {
 fn predictions_are_the_same_however_far_a_sample_is_padded() {
     for (memory, name) in KINDS {
         let device = Device::flex();
-        let predictor = strengthened(predictor_config(memory).init(4, 16, &mut WeightInit::new(1), &device), 50.0);
+        let predictor = strengthened(
+            predictor_config(memory).init(4, 16, &mut WeightInit::new(1, FirstWeights::Published), &device),
+            50.0,
+        );
         let encoded = Tensor::<3>::random([2, 5, 16], Distribution::Normal(0.0, 1.0), &device);
         let rubbish = Tensor::full([2, 3, 16], 9.0, &device);
         let [context, wide_context] = chosen(Lookup::Rows);
@@ -230,7 +238,7 @@ fn predictions_are_the_same_however_far_a_sample_is_padded() {
 fn every_parameter_is_trained() {
     for (memory, name) in KINDS {
         let device = Device::flex().autodiff();
-        let init = &mut WeightInit::new(1);
+        let init = &mut WeightInit::new(1, FirstWeights::Published);
         let encoder = strengthened(encoder_config(memory).init(init, &device), 50.0);
         let predictor = strengthened(predictor_config(memory).init(4, 16, init, &device), 50.0);
         let images = Tensor::random([2, 3, 16, 16], Distribution::Normal(0.0, 1.0), &device);
@@ -252,8 +260,10 @@ fn parameters_are_counted_exactly() {
     for (memory, name) in KINDS {
         let device = Device::flex();
         let (encoder, predictor) = (encoder_config(memory), predictor_config(memory));
-        let in_encoder = encoder.init(&mut WeightInit::new(0), &device).num_params();
-        let in_predictor = predictor.init(encoder.grid(), encoder.width, &mut WeightInit::new(0), &device).num_params();
+        let in_encoder = encoder.init(&mut WeightInit::new(0, FirstWeights::Published), &device).num_params();
+        let in_predictor = predictor
+            .init(encoder.grid(), encoder.width, &mut WeightInit::new(0, FirstWeights::Published), &device)
+            .num_params();
         assert_eq!(encoder.parameters(), in_encoder as u64, "{name}");
         assert_eq!(predictor.parameters(encoder.width, encoder.grid().pow(2)), in_predictor as u64, "{name}");
     }
@@ -262,12 +272,24 @@ fn parameters_are_counted_exactly() {
 #[test]
 fn weights_begin_with_the_deviation_that_is_asked_for() {
     for deviation in [0.002, 0.02, 0.3] {
-        let drawn = WeightInit::new(3).normal_of(deviation, [100, 100], &Device::flex());
+        let drawn = WeightInit::new(3, FirstWeights::Published).normal_of(deviation, [100, 100], &Device::flex());
         let drawn = values(drawn.val());
         let mean_square = drawn.iter().map(|value| value * value).sum::<f64>() / drawn.len() as f64;
         // Of 10,000 draws the deviation itself deviates by 0.7 %.
         let share = mean_square.sqrt() / deviation;
         assert!((share - 1.0).abs() < 0.03, "deviation {deviation}: {share} times that");
+    }
+}
+
+#[test]
+fn weights_by_inputs_begin_as_large_as_their_inputs_leave_them() {
+    for (inputs, outputs) in [(36, 4000), (400, 400)] {
+        let [published, by_inputs] = [FirstWeights::Published, FirstWeights::ByInputs].map(|first| {
+            let drawn = values(WeightInit::new(3, first).matrix(0.002, [inputs, outputs], &Device::flex()).val());
+            (drawn.iter().map(|value| value * value).sum::<f64>() / drawn.len() as f64).sqrt()
+        });
+        assert!((published / 0.002 - 1.0).abs() < 0.03, "{published} of {inputs} inputs");
+        assert!((by_inputs * (inputs as f64).sqrt() - 1.0).abs() < 0.03, "{by_inputs} of {inputs} inputs");
     }
 }
 
@@ -308,7 +330,7 @@ impl Reference {
             ("memory.beta", "hopfield.beta"),
         ];
         let theirs = names.map(|(ours, theirs)| (ours.to_string(), self.parameter(theirs)));
-        let mut block = config.init(&mut WeightInit::new(0), device);
+        let mut block = config.init(&mut WeightInit::new(0, FirstWeights::Published), device);
         weights::apply(&mut block, Weights::from(theirs)).unwrap();
         block
     }
@@ -354,11 +376,11 @@ fn strong(memory: Memory, strength: f64) -> EnergyBlock {
         iterations: 8,
         step_size: 0.1,
     };
-    strengthened(config.init(&mut WeightInit::new(7), &Device::flex()), strength)
+    strengthened(config.init(&mut WeightInit::new(7, FirstWeights::Published), &Device::flex()), strength)
 }
 
 fn drawn(seed: u64) -> Tensor<3> {
-    WeightInit::new(seed).normal_of(0.7, [BATCH, TOKENS, WIDTH], &Device::flex()).val()
+    WeightInit::new(seed, FirstWeights::Published).normal_of(0.7, [BATCH, TOKENS, WIDTH], &Device::flex()).val()
 }
 
 /// The first sample is whole, the second lacks its last tokens, the third has one token.

@@ -30,6 +30,8 @@ mod saccade_views;
 mod pipeline;
 // Models and training against the reference implementations.
 mod references;
+// Operations in one pass against the tensor library's.
+mod fused;
 // The Energy Transformer against its reference, and its laws.
 mod energy;
 // Predictors between two views, and the terms of their loss.

@@ -6,7 +6,7 @@ use burn::module::Module;
 use burn::tensor::Device;
 use proptest::prelude::*;
 use saccade::config::{Plan, RunConfig, Stop};
-use saccade::model::{PredictorConfig, VitConfig, WeightInit};
+use saccade::model::{FirstWeights, PredictorConfig, VitConfig, WeightInit};
 
 use crate::saccade::{at, finish, root, saccade, small, temporary};
 
@@ -25,7 +25,8 @@ fn plan(changes: &[&str]) -> Plan {
 fn parameters_are_counted_as_the_models_have_them() {
     let device = Device::flex();
     for (image, patch, width, depth, heads) in [(28, 4, 64, 3, 2), (32, 8, 48, 1, 4), (16, 16, 8, 2, 1)] {
-        let (encoder, mut init) = (VitConfig::free(image, patch, width, depth, heads), WeightInit::new(0));
+        let (encoder, mut init) =
+            (VitConfig::free(image, patch, width, depth, heads), WeightInit::new(0, FirstWeights::Published));
         let predictor = PredictorConfig::new(16, depth, 4);
         let grid = encoder.grid();
         assert_eq!(encoder.parameters(), encoder.init(&mut init, &device).num_params() as u64);

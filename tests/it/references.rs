@@ -6,7 +6,9 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 use saccade::checkpoint::read_arrays;
 use saccade::model::weights::{self, Array, Weights};
-use saccade::model::{Choice, EncoderConfig, Lookup, PatchPredictorConfig, PredictorConfig, VitConfig, WeightInit};
+use saccade::model::{
+    Choice, EncoderConfig, FirstWeights, Lookup, PatchPredictorConfig, PredictorConfig, VitConfig, WeightInit,
+};
 use saccade::train::masked::wanted;
 use saccade::train::model::names;
 use saccade::train::model::{Head, Loss};
@@ -29,7 +31,7 @@ fn encoder_gives_hugging_faces_features() {
     let config = vit_config(&json(&folder.join("config.json")));
     let device = Device::flex();
     let theirs = read_arrays(&folder.join("model.safetensors")).unwrap();
-    let mut encoder = config.init(&mut WeightInit::new(0), &device);
+    let mut encoder = config.init(&mut WeightInit::new(0, FirstWeights::Published), &device);
     weights::apply(&mut encoder, weights::encoder_from_hugging_face(theirs, &config).unwrap()).unwrap();
     let io = read_arrays(&folder.join("io.safetensors")).unwrap();
 
@@ -162,7 +164,7 @@ impl AuthorsRun {
             weight_decay: [number("weight_decay"), number("final_weight_decay")],
             ema_decay: [config["ema"][0].as_f64().unwrap(), config["ema"][1].as_f64().unwrap()],
         };
-        let mut model = self.models.init(0, &Device::flex().autodiff());
+        let mut model = self.models.init(0, FirstWeights::Published, &Device::flex().autodiff());
         let mut first = self.first.clone();
         let encoder = weights::encoder_from_authors(weights::take_prefix(&mut first, "encoder.")).unwrap();
         let predictor = weights::predictor_from_authors(weights::take_prefix(&mut first, "predictor.")).unwrap();

@@ -8,6 +8,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 use saccade::checkpoint::read_arrays;
 use saccade::draws::{Draws, Purpose};
+use saccade::model::FirstWeights::Published;
 use saccade::model::WeightInit;
 use saccade::model::shift::{
     ProjectorConfig, SaccadeUnit, ShiftPredictorConfig, ShiftReaderConfig, WAY, Ways, embedding,
@@ -160,7 +161,7 @@ fn predictor_tells_the_ways_apart() {
     let ways = Ways::new(&drawn(32, 2), &device);
     let features = noise([32, 24], 3, &device);
     for config in [MLP, TRANSFORMER] {
-        let predictor = config.init(24, &mut WeightInit::new(4), &device);
+        let predictor = config.init(24, &mut WeightInit::new(4, Published), &device);
         let there = predictor.forward(features.clone(), ways.there.clone());
         let back = predictor.forward(features.clone(), ways.back.clone());
         let negated = predictor.forward(features.clone(), ways.there.clone().neg());
@@ -176,7 +177,7 @@ fn predictor_begins_with_views_that_are_nearly_alike() {
     let way = embedding(&drawn(32, 2), &device);
     let features = noise([32, 256], 3, &device);
     for config in [MLP, TRANSFORMER] {
-        let predictor = config.init(256, &mut WeightInit::new(4), &device);
+        let predictor = config.init(256, &mut WeightInit::new(4, Published), &device);
         let change = predictor.forward(features.clone(), way.clone()) - features.clone();
         let deviation = value(change.square().mean()).sqrt();
         assert!((1e-3..0.5).contains(&deviation), "{config:?}: a change of {deviation} to features of deviation 1");
@@ -343,8 +344,8 @@ fn predictors_gradient_is_that_of_its_differences() {
     let way = embedding(&drawn(3, 21), &device);
     let features = noise([3, 8], 22, &device);
     for config in [MLP, TRANSFORMER] {
-        let plain = config.init(8, &mut WeightInit::new(23), &device);
-        let recording = config.init(8, &mut WeightInit::new(23), &device.clone().autodiff());
+        let plain = config.init(8, &mut WeightInit::new(23, Published), &device);
+        let recording = config.init(8, &mut WeightInit::new(23, Published), &device.clone().autodiff());
         check_gradient(&format!("{config:?}"), &features, |at| {
             let tracked = at.device() != device;
             let predictor = if tracked { &recording } else { &plain };
@@ -461,7 +462,7 @@ fn check_parameters<M: Module>(module: &mut M, counted: u64) {
 
 #[test]
 fn parameters_are_counted_exactly() {
-    let (device, init) = (Device::flex(), &mut WeightInit::new(1));
+    let (device, init) = (Device::flex(), &mut WeightInit::new(1, Published));
     let mlps = [1, 2, 3, 5].map(|layers| ShiftPredictorConfig::Mlp { hidden: 32, layers });
     let transformers = [transformer(24, 8, 1, 4), transformer(1, 12, 3, 1)];
     for config in mlps.into_iter().chain(transformers).chain([TRANSFORMER]) {
@@ -501,7 +502,7 @@ fn predictor_learns_what_the_way_decides() {
     let device = Device::flex().autodiff();
     for config in [MLP, TRANSFORMER] {
         let loss = |told_truly: bool| {
-            let predictor = config.init(16, &mut WeightInit::new(32), &device);
+            let predictor = config.init(16, &mut WeightInit::new(32, Published), &device);
             let (_, last) = trained(predictor, 600, |predictor, step| {
                 let features = noise([64, 16], 1000 + step, &device);
                 let ways = drawn(64, 2000 + step);
@@ -518,7 +519,7 @@ fn predictor_learns_what_the_way_decides() {
 #[test]
 fn reader_learns_the_way_between_features() {
     let device = Device::flex().autodiff();
-    let reader = ShiftReaderConfig { hidden: 48, layers: 2 }.init(16, &mut WeightInit::new(33), &device);
+    let reader = ShiftReaderConfig { hidden: 48, layers: 2 }.init(16, &mut WeightInit::new(33, Published), &device);
     let unit = SaccadeUnit::new(2f64.to_radians(), 0.324);
     let weights = ReadWeights { direction: 1.0, magnitude: 1.0, rotation: 1.0, variance: 0.0, covariance: 0.0 };
     let losses = |reader: &_, step: u64| {
@@ -537,8 +538,8 @@ fn reader_learns_the_way_between_features() {
 fn projector_hears_every_feature() {
     let device = Device::flex();
     let config = ProjectorConfig { hidden: 32, layers: 3, width: 12 };
-    let plain = config.init(8, &mut WeightInit::new(41), &device);
-    let recording = config.init(8, &mut WeightInit::new(41), &device.clone().autodiff());
+    let plain = config.init(8, &mut WeightInit::new(41, Published), &device);
+    let recording = config.init(8, &mut WeightInit::new(41, Published), &device.clone().autodiff());
     let features = noise([4, 8], 42, &device);
     assert_eq!(plain.forward(features.clone()).dims(), [4, 12]);
     let weights = noise([4, 12], 43, &device);

@@ -386,6 +386,7 @@ fn used() -> Telemetry {
     telemetry.set_term("prediction", 0.5);
     telemetry.set_features("target", 0.25, 12.5, Some(1.25));
     telemetry.set_collapse("target", "complete", false);
+    telemetry.set_energy(6, -2.5);
     telemetry.set_score("knn", 0.875);
     telemetry.step(Duration::from_millis(40), Duration::from_millis(125));
     telemetry

@@ -3,8 +3,10 @@
 use std::fs;
 use std::net::TcpListener;
 
+use saccade::checkpoint::{read_arrays, write_arrays};
 use serde_json::Value;
 
+use crate::reference;
 use crate::saccade::{at, finish, saccade, small, temporary};
 
 const QUICKSTART: &str = "pipelines/quickstart.toml";
@@ -228,6 +230,74 @@ fn authors_checkpoint_is_imported_by_name() {
     }
     // PyTorch's [outputs, inputs] has become [inputs, outputs], here of a layer that is not square.
     assert_eq!(weights["encoder.blocks.0.mlp.fc1.weight"].shape, [32, 128]);
+}
+
+#[test]
+fn convnext_of_torchvision_is_imported_by_name_trained_on_and_exported_again() {
+    let folder = temporary();
+    let path = |name: &str| folder.path().join(name);
+    let mut theirs = read_arrays(&reference().join("convnext/small.safetensors")).unwrap();
+    theirs.retain(|name, _| !name.starts_with("io.") && !name.starts_with("grad."));
+    write_arrays(&path("theirs.safetensors"), &theirs).unwrap();
+
+    finish(&mut saccade(&["import", at(&path("theirs.safetensors")), "--out", at(&path("ours"))]), 0);
+    finish(&mut saccade(&["export", at(&path("ours")), "--out", at(&path("again"))]), 0);
+
+    theirs.retain(|name, _| !name.starts_with("classifier.2."));
+    assert_eq!(read_arrays(&path("again/convnext.safetensors")).unwrap(), theirs);
+
+    let config: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(reference().join("convnext/config.json")).unwrap()).unwrap();
+    let weights = format!("encoder.weights={}", path("ours").display());
+    let set = |key: &str, value: &serde_json::Value| format!("encoder.{key}={value}");
+    let (depths, widths) = (set("depths", &config["depths"]), set("widths", &config["dims"]));
+    let check = |widths: &str, code| {
+        let pipeline =
+            ["check", "pipelines/fashion-saccade.toml", "--set", "augment.size=64", "--set", "saccade.field=96"];
+        let encoder = ["--set", &weights, "--set", &depths, "--set", widths, "--set", "telemetry.address=127.0.0.1:0"];
+        finish(&mut saccade(&[&pipeline[..], &encoder[..]].concat()), code)
+    };
+    check(&widths, 0);
+    let said = check("encoder.widths=[16, 16, 16, 16]", 1);
+    assert!(said.err.contains("another encoder") && said.err.trim_end().lines().count() == 1, "{}", said.err);
+
+    let names = finish(&mut saccade(&["import", at(&path("ours/weights.safetensors")), "--out", at(&path("x"))]), 1);
+    assert!(names.err.contains("features.0.0.weight"), "{}", names.err);
+}
+
+#[test]
+fn energy_falls_in_the_picture_that_is_drawn_of_it() {
+    let folder = temporary();
+    let (run, picture) = (folder.path().join("run"), folder.path().join("energy.png"));
+    let pipeline = "pipelines/fashion-energy.toml";
+    // Just past the step at which features are judged first.
+    let settings = [
+        "train.epochs=0.07",
+        "train.warmup_epochs=0.01",
+        "train.batch=8",
+        "score.train_samples=60",
+        "telemetry.address=127.0.0.1:0",
+    ];
+    let small: Vec<&str> = settings.iter().flat_map(|&setting| ["--set", setting]).collect();
+    finish(&mut saccade(&[&["train", pipeline, "--out", at(&run)], &small[..]].concat()), 0);
+
+    let said = finish(&mut saccade(&["show", pipeline, "--energy", at(&run), "--out", at(&picture)]), 0);
+
+    let energy = |line: &str| line.strip_prefix("energy per token after ")?.rsplit(' ').next()?.parse::<f64>().ok();
+    let energies: Vec<f64> = said.out.lines().filter_map(energy).collect();
+    assert_eq!(energies.len(), 7, "{}", said.out);
+    assert!(energies.windows(2).all(|pair| pair[1] < pair[0]), "{energies:?}");
+    assert!(image::open(&picture).unwrap().width() > 500);
+
+    // The same is told at the steps at which features are judged.
+    let steps = std::fs::read_to_string(run.join("steps.jsonl")).unwrap();
+    let steps: Vec<serde_json::Value> = steps.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let told: Vec<&serde_json::Value> = steps.iter().filter(|line| line["energies"].is_array()).collect();
+    assert!(!told.is_empty() && told.iter().all(|line| line["features"].is_object()), "{steps:?}");
+
+    let other =
+        finish(&mut saccade(&["show", "pipelines/quickstart.toml", "--energy", at(&run), "--out", at(&picture)]), 1);
+    assert!(other.err.contains("another encoder"), "{}", other.err);
 }
 
 #[test]

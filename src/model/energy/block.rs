@@ -3,12 +3,14 @@
 //! The gradient is written out rather than derived by the tensor library, so that one forward pass costs what its
 //! matrix products cost, and training differentiates through it only once.
 
+use std::sync::Arc;
+
 use burn::module::{Module, Param};
-use burn::nn::{LayerNorm, LayerNormConfig};
 use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
+use crate::model::fused::{LayerNorm, can_draw, draw, exponential};
 use crate::model::init::WeightInit;
 
 /// Standard deviation of the energy's weights at first, as in the reference implementation.
@@ -59,14 +61,14 @@ impl EnergyBlockConfig {
             Param::from_tensor(Tensor::from_data(TensorData::new(vec![value; count], [count]), device))
         };
         EnergyBlock {
-            norm: LayerNormConfig::new(self.width).with_epsilon(NORM_EPSILON).init(device),
+            norm: LayerNorm::new(self.width, NORM_EPSILON, device),
             attention: EnergyAttention {
-                queries: init.normal_of(WEIGHT_DEVIATION, [self.width, inner], device),
-                keys: init.normal_of(WEIGHT_DEVIATION, [self.width, inner], device),
+                queries: init.matrix(WEIGHT_DEVIATION, [self.width, inner], device),
+                keys: init.matrix(WEIGHT_DEVIATION, [self.width, inner], device),
                 beta: filled((self.head_width as f32).sqrt().recip(), self.heads),
             },
             memory: EnergyMemory {
-                patterns: init.normal_of(WEIGHT_DEVIATION, [self.width, self.memories], device),
+                patterns: init.matrix(WEIGHT_DEVIATION, [self.width, self.memories], device),
                 beta: filled(if self.memory == Memory::Relu { 1.0 } else { SOFTMAX_BETA }, 1),
                 kind: self.memory,
             },
@@ -120,7 +122,7 @@ impl EnergyBlock {
     pub fn forward(&self, tokens: Tensor<3>, real: Option<Tensor<2>>) -> Tensor<3> {
         let shape = tokens.dims();
         let slope = Slope::new(self, shape, real, self.step_size, &tokens);
-        let descend = |tokens: Tensor<2>, _| tokens.clone() + slope.at(self.norm.forward(tokens)).down;
+        let descend = |tokens: Tensor<2>, _| tokens.clone() + slope.down(self.norm.forward(tokens));
         (0..self.iterations).fold(flat(tokens), descend).reshape(shape)
     }
 
@@ -165,11 +167,23 @@ struct Slope<'a> {
     sharpness: Tensor<2>,
     /// `[width, memories]`, times the inverse temperature.
     excite: Tensor<2>,
+    /// Where all of the attention is computed at once.
+    pair: Option<Pair>,
     /// From head features and memories back to tokens, times the step size.
     from_queries: Tensor<2>,
     from_keys: Tensor<2>,
     from_memories: Tensor<2>,
     padding: Option<Padding>,
+}
+
+/// Queries and keys side by side.
+struct Pair {
+    /// `[width, 2 · heads · head_width]`
+    weights: Tensor<2>,
+    /// From head features back to tokens, times the step size.
+    back: Tensor<2>,
+    /// 1 at real tokens and 0 at padding; empty when all are real.
+    real: Arc<[f32]>,
 }
 
 /// 1 at real tokens and 0 at padding, in the shapes in which it is needed.
@@ -223,12 +237,19 @@ impl<'a> Slope<'a> {
             Memory::Relu => back(excite.clone()),
             Memory::Softmax => back(memory.patterns.val()),
         };
+        let [_, count, _] = shape;
+        let pair = can_draw(tokens, count).then(|| {
+            let weights = Tensor::cat(vec![attention.queries.val(), attention.keys.val()], 1);
+            let real = real.as_ref().map_or_else(Vec::new, |real| real.clone().into_data().iter::<f32>().collect());
+            Pair { back: back(weights.clone()), weights, real: real.into() }
+        });
         Self {
             block,
             shape,
             heads,
             sharpness: attention.beta.val().reshape([heads, 1]).repeat_dim(1, inner / heads).reshape([1, inner]),
             excite,
+            pair,
             from_queries: back(attention.queries.val()),
             from_keys: back(attention.keys.val()),
             from_memories,
@@ -236,15 +257,34 @@ impl<'a> Slope<'a> {
         }
     }
 
+    /// The way down from normalised tokens, `[batch · tokens, width]`.
+    fn down(&self, tokens: Tensor<2>) -> Tensor<2> {
+        let Some(pair) = &self.pair else { return self.at(tokens).down };
+        let by_attention = self.attend_at_once(&tokens, pair);
+        let (by_memory, _) = self.remember(tokens);
+        self.only_real(by_attention + by_memory)
+    }
+
+    /// As [`Self::attend`], without what the energy needs.
+    fn attend_at_once(&self, tokens: &Tensor<2>, pair: &Pair) -> Tensor<2> {
+        let [batch, count, _] = self.shape;
+        let features = tokens.clone().matmul(pair.weights.clone());
+        let [_, inner] = features.dims();
+        let drawn = draw(features.reshape([batch, count, inner]), self.block.attention.beta.val(), &pair.real);
+        drawn.reshape([batch * count, inner]).matmul(pair.back.clone())
+    }
+
+    fn only_real(&self, down: Tensor<2>) -> Tensor<2> {
+        match &self.padding {
+            Some(padding) => down * padding.rows.clone(),
+            None => down,
+        }
+    }
+
     fn at(&self, tokens: Tensor<2>) -> Place {
         let (by_attention, attention) = self.attend(tokens.clone());
         let (by_memory, memory) = self.remember(tokens);
-        let down = by_attention + by_memory;
-        let down = match &self.padding {
-            Some(padding) => down * padding.rows.clone(),
-            None => down,
-        };
-        Place { down, attention, memory }
+        Place { down: self.only_real(by_attention + by_memory), attention, memory }
     }
 
     /// Tokens go where the keys are that their queries find, and where the queries are that find their keys.
@@ -353,7 +393,7 @@ impl<const D: usize> LogSumExp<D> {
 /// Exponentials along the last axis, less the largest score, and what they add up to.
 fn exponentials<const D: usize>(scores: Tensor<D>) -> (Tensor<D>, LogSumExp<D>) {
     let largest = scores.clone().detach().max_dim(D - 1);
-    let weights = (scores - largest.clone()).exp();
+    let weights = exponential(scores - largest.clone());
     let sum = weights.clone().sum_dim(D - 1);
     (weights, LogSumExp { largest, sum })
 }
