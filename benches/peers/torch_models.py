@@ -25,11 +25,12 @@ def take(tokens, indices):
     return tokens.gather(1, indices[:, :, None].expand(-1, -1, tokens.shape[2]))
 
 
-def mlp(*widths):
+def mlp(*widths, norms=False):
+    """Layers with GELU between them, and LayerNorm before it where asked for."""
     layers = []
     for inputs, outputs in zip(widths, widths[1:]):
-        layers += [nn.Linear(inputs, outputs), nn.GELU()]
-    return nn.Sequential(*layers[:-1])
+        layers += [nn.Linear(inputs, outputs), *([nn.LayerNorm(outputs)] if norms else []), nn.GELU()]
+    return nn.Sequential(*layers[: -2 if norms else -1])
 
 
 class Attention(nn.Module):
@@ -193,7 +194,8 @@ class ShiftPredictor(nn.Module):
     def __init__(self, features, hidden, depth):
         super().__init__()
         told = 2 * (self.ROTATIONS + 2 * self.TRANSLATIONS)
-        self.told, self.layers = nn.Linear(told, features), mlp(features, *[hidden] * (depth - 1), features)
+        self.told = nn.Linear(told, features)
+        self.layers = mlp(features, *[hidden] * (depth - 1), features, norms=True)
 
     def forward(self, features, shift):
         """`shift` is `[batch, 3]`: rotation in radians, translation."""

@@ -212,7 +212,7 @@ def energy_trunk(settings, width, depth, heads, hidden):
 
 
 class Saccade:
-    # Weights of cycle, variance and covariance (LumenPallidium/jepa).
+    # Which weights the terms have changes nothing about a step's time; these are LumenPallidium/jepa's.
     CYCLE, VARIANCE, COVARIANCE = 0.25, 25.0, 1.0
 
     def __init__(self, config):
@@ -227,7 +227,11 @@ class Saccade:
             width, depth, heads, hidden = shape(encoder)
             trunk = vit_trunk(encoder, width, depth, heads, hidden)
             self.encoder = torch.nn.Sequential(models.PatchEncoder(image, encoder["patch"], width, trunk, True), Mean())
-        predictor = config["predictor"]
+        predictor, projector = config["predictor"], config.get("projector")
+        if projector:
+            layers = models.mlp(width, *[projector["hidden"]] * (projector["layers"] - 1), projector["width"], norms=True)
+            # Behind the encoder, so that it is trained, averaged and run as ours is.
+            self.encoder, width = torch.nn.Sequential(self.encoder, layers), projector["width"]
         self.predictor = models.ShiftPredictor(width, predictor["hidden"], predictor["layers"])
         views = (torch.randn(batch, 3, image, image) for _ in range(2))
         self.views = [view.contiguous(memory_format=torch.channels_last) for view in views]
