@@ -11,18 +11,19 @@ here=$(realpath "$(dirname "${BASH_SOURCE[0]}")")
 root=$(realpath "$here/../..")
 target=$(realpath -m "${CARGO_TARGET_DIR:-$root/target}")
 saccade=${SACCADE:-$target/release/saccade}
-pipeline=$root/pipelines/ijepa-vit-s16-in1k.toml
+# Whose crops all loaders draw.
+crops=$root/pipelines/ijepa-vit-s16-in1k.toml
 workers=2 batch=128
 # What compiling, a first conversion and a busy machine may add to the measured seconds.
 patience=600
 
-# Ours: name|section|more --set values. The first of a section is what its other rows are compared with.
+# Ours: name|section|pipeline, more --set values. The first of a section is what its other rows are compared with.
 ours=(
-    "saccade|jpeg|"
-    "saccade-two-views|jpeg|--set augment.size=128 --set saccade.field=200 --set saccade.most_shift=0.9 --set saccade.most_degrees=2 --set saccade.filter=bilinear --set saccade.moved=second"
-    "saccade-turbo|jpeg|--set decode.jpeg=turbo"
-    "saccade-zune|jpeg|--set decode.jpeg=zune"
-    "saccade-decoded|decoded|"
+    "saccade|jpeg|ijepa-vit-s16-in1k"
+    "saccade-two-views|jpeg|saccade-convnext-t-in1k --set saccade.moved=second"
+    "saccade-turbo|jpeg|ijepa-vit-s16-in1k --set decode.jpeg=turbo"
+    "saccade-zune|jpeg|ijepa-vit-s16-in1k --set decode.jpeg=zune"
+    "saccade-decoded|decoded|ijepa-vit-s16-in1k"
 )
 # Theirs: name|section|packages (a requirements file)|script and its own arguments.
 rivals=(
@@ -126,14 +127,15 @@ toml_list() {
 }
 
 measure_ours() {
-    local section=$1 more list
+    local section=$1 pipeline more list
     read -ra more <<<"$2"
+    pipeline=$root/pipelines/${more[0]}.toml
     local tars=("${shards[@]}")
     [ "$section" = jpeg ] || tars=("$scratch"/decoded/*.tar)
     list=$(toml_list "${tars[@]}")
     "$saccade" bench data "$pipeline" --json --seconds "$seconds" \
         --set "data.train=$list" --set "data.validation=$list" --set "stream.workers=$workers" \
-        --set stream.batches_ahead=4 --set "train.batch=$batch" --set train.accumulate=1 "${more[@]}"
+        --set stream.batches_ahead=4 --set "train.batch=$batch" --set train.accumulate=1 "${more[@]:1}"
 }
 
 measure_rival() {
@@ -176,7 +178,7 @@ python3 -c 'import sys, tomllib' 2>/dev/null || fail "python3 3.11 or newer is n
 shopt -s nullglob
 shards=("$(realpath "$corpus")"/photos-*.tar)
 [ ${#shards[@]} -gt 0 ] || fail "$corpus: holds no photos-*.tar"
-mapfile -t augment < <(python3 - "$pipeline" <<'PYTHON'
+mapfile -t augment < <(python3 - "$crops" <<'PYTHON'
 import sys, tomllib
 
 augment = tomllib.load(open(sys.argv[1], "rb"))["augment"]

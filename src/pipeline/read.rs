@@ -16,7 +16,7 @@ use tokio::sync::{OwnedMutexGuard, Semaphore};
 use super::batch::{Open, Pool};
 use super::mask::Sizes;
 use super::queue::OrderedQueue;
-use super::source::Source;
+use super::source::{Held, Source};
 use super::spec::Probe;
 use super::{Finished, OnLostShard, Order, PipelineError, StreamSpec};
 use crate::draws::{Draws, Purpose};
@@ -204,8 +204,8 @@ impl Reader {
     fn fetch(&self, job: &mut Job) -> bool {
         let start = Instant::now();
         self.probe.at(Stage::Read, job.sample);
-        if let Some(held) = Source::held(&self.set, job.sample) {
-            job.source = held;
+        if let Some(held) = Held::find(&self.set, job.sample) {
+            job.source = Source::Held(held);
             return true;
         }
         let mut bytes = self.pool.take_sample(self.set.sample(job.sample).length);

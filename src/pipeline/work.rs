@@ -16,7 +16,7 @@ use super::mask::MaskScratch;
 use super::queue::OrderedQueue;
 use super::read::Job;
 use super::resample::Resampler;
-use super::source::{Rows, Source};
+use super::source::Source;
 use super::spec::Probe;
 use super::{Finished, OnLostShard, Order, PipelineError, StreamSpec};
 use crate::draws::{Draws, Purpose};
@@ -53,7 +53,6 @@ pub(super) struct Shared {
 pub(super) struct Worker {
     shared: Shared,
     decoder: Decoder,
-    rows: Rows,
     resampler: Resampler,
     /// What the two views of a sample are cut from.
     field: Vec<u8>,
@@ -92,8 +91,8 @@ impl Drop for CloseOnPanic {
 impl Worker {
     pub fn new(shared: Shared) -> Self {
         let decoder = Decoder::new(shared.spec.decode);
-        let (rows, resampler, field, masks, slot) = Default::default();
-        Self { shared, decoder, rows, resampler, field, masks, slot, laps: Laps { counted: Instant::now() } }
+        let (resampler, field, masks, slot) = Default::default();
+        Self { shared, decoder, resampler, field, masks, slot, laps: Laps { counted: Instant::now() } }
     }
 
     /// Works until there are no more jobs.
@@ -139,10 +138,11 @@ impl Worker {
     fn slot(&mut self, mut job: Job) -> Result<(), PipelineError> {
         self.slot.quarantined.clear();
         (self.slot.sample, self.slot.read) = (None, 1);
-        let viewed = match self.fetch(&job)? {
-            Some(unusable) => Err(unusable),
-            None => self.view(&mut job),
-        };
+        let mut viewed = self.view(&mut job);
+        if matches!(&job.source, Source::Held(held) if !held.is_intact()) {
+            // Reading it tells what has become of it.
+            viewed = self.read(job.sample, &mut job)?.map_or_else(|| self.view(&mut job), Err);
+        }
         match viewed {
             Ok(()) => self.slot.sample = Some(self.labelled(job.sample)),
             Err(unusable) => {
@@ -173,11 +173,7 @@ impl Worker {
             }
             tried.push(sample);
             self.slot.read += 1;
-            let viewed = match self.read(sample, job)? {
-                Some(unusable) => Err(unusable),
-                None => self.view(job),
-            };
-            match viewed {
+            match self.read(sample, job)?.map_or_else(|| self.view(job), Err) {
                 Ok(()) => {
                     self.slot.sample = Some(self.labelled(sample));
                     let key = self.shared.set.sample(sample).key;
@@ -196,48 +192,25 @@ impl Worker {
         })
     }
 
-    /// Reads another sample into the job; what is wrong with it where its shard is lost and that ends nothing.
+    /// Reads a sample into the job; what is wrong with it where its shard is lost and that ends nothing.
     fn read(&self, sample: u32, job: &mut Job) -> Result<Option<Unusable>, PipelineError> {
-        let Shared { set, pool, .. } = &self.shared;
+        let Shared { set, spec, pool, meters, .. } = &self.shared;
         let mut bytes = match std::mem::replace(&mut job.source, Source::Read(Vec::new())) {
             Source::Read(bytes) => bytes,
             Source::Held(_) | Source::Lost(_) => pool.take_sample(set.sample(sample).length),
         };
         let start = Instant::now();
-        let read = set.read(sample, &mut bytes).map(|()| bytes.len() as u64);
+        let read = set.read(sample, &mut bytes);
+        let length = bytes.len() as u64;
         job.source = Source::Read(bytes);
-        self.account(read, start, job.open.step)
-    }
-
-    /// Gets the rows of the crop where the sample is not read yet; otherwise as [`Self::read`].
-    fn fetch(&mut self, job: &Job) -> Result<Option<Unusable>, PipelineError> {
-        let ppm = match &job.source {
-            Source::Read(_) => return Ok(None),
-            Source::Held(ppm) => ppm,
-            Source::Lost(error) => return Ok(Some(lost(error))),
-        };
-        let start = Instant::now();
-        let crop = crop(&self.shared.spec, ppm.width, ppm.height, job.epoch, job.sample);
-        let read = self.rows.read(&self.shared.set, job.sample, ppm, crop);
-        self.account(read, start, job.open.step)
-    }
-
-    /// Counts the bytes that the worker has read itself.
-    fn account(
-        &self,
-        read: Result<u64, ReadError>,
-        start: Instant,
-        step: u64,
-    ) -> Result<Option<Unusable>, PipelineError> {
-        let Shared { spec, meters, .. } = &self.shared;
         match (read, spec.on_lost_shard) {
-            (Ok(bytes), _) => {
+            (Ok(()), _) => {
                 // The worker's time is counted in the pool's stages.
-                meters.read.finished(start.elapsed(), bytes);
+                meters.read.finished(start.elapsed(), length);
                 Ok(None)
             }
             (Err(error), OnLostShard::Skip) => Ok(Some(lost(&error))),
-            (Err(source), OnLostShard::Stop) => Err(PipelineError::Read { step, source }),
+            (Err(source), OnLostShard::Stop) => Err(PipelineError::Read { step: job.open.step, source }),
         }
     }
 
@@ -274,7 +247,7 @@ impl Worker {
     }
 
     fn try_view(&mut self, job: &mut Job) -> Result<(), Unusable> {
-        let Self { shared, decoder, rows, resampler, field, slot, laps, .. } = self;
+        let Self { shared, decoder, resampler, field, slot, laps, .. } = self;
         let Shared { spec, probe, meters, .. } = shared;
         let Job { epoch, sample, ref mut source, ref mut pixels, .. } = *job;
         probe.at(Stage::Decode, sample);
@@ -283,7 +256,14 @@ impl Worker {
                 let length = bytes.len() as u64;
                 (region(spec, decoder, bytes, epoch, sample), length)
             }
-            Source::Held(_) => (Ok(rows.region()), rows.bytes()),
+            Source::Held(held) => {
+                let [width, height] = held.size();
+                let crop = crop(spec, width, height, epoch, sample);
+                let length = held.bytes_of(crop);
+                // It is read where it is used.
+                meters.read.finished(Duration::ZERO, length);
+                (Ok(held.region(crop)), length)
+            }
             Source::Lost(error) => (Err(lost(error)), 0),
         };
         let took = laps.next();

@@ -9,12 +9,14 @@ use std::io;
 use std::io::IoSliceMut;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 #[cfg(target_os = "linux")]
 use rustix::io::{ReadWriteFlags, preadv2};
 
 use super::index::Stamp;
+#[cfg(target_os = "linux")]
+use super::map::Map;
 
 /// Leaves room for sockets and devices under the smallest limit in use (256 descriptors, macOS).
 const LEAST_OPEN: usize = 96;
@@ -50,9 +52,17 @@ struct Slots {
     requests: u64,
 }
 
+/// A file, and its bytes as memory once they were asked for.
+#[derive(Debug)]
+pub struct Opened {
+    pub file: File,
+    #[cfg(target_os = "linux")]
+    map: OnceLock<Option<Map>>,
+}
+
 #[derive(Debug)]
 struct Slot {
-    file: Arc<File>,
+    file: Arc<Opened>,
     last_request: u64,
 }
 
@@ -60,6 +70,39 @@ struct Slot {
 pub fn is_same(file: &File, stamp: Stamp) -> io::Result<bool> {
     let metadata = file.metadata()?;
     Ok(Stamp::of(&metadata) == stamp && metadata.nlink() > 0)
+}
+
+impl Opened {
+    fn of(file: File) -> Self {
+        Self {
+            file,
+            #[cfg(target_os = "linux")]
+            map: OnceLock::new(),
+        }
+    }
+
+    /// The file's first `length` bytes, and whether they are torn after their use; none where there is no map.
+    #[cfg(target_os = "linux")]
+    pub fn bytes(&self, length: u64) -> Option<&[u8]> {
+        self.map.get_or_init(|| Map::of(&self.file, length)).as_ref().map(Map::bytes)
+    }
+
+    /// Elsewhere nothing is mapped.
+    #[cfg(not(target_os = "linux"))]
+    pub fn bytes(&self, _: u64) -> Option<&[u8]> {
+        None
+    }
+
+    /// Whether some bytes that were used were not in the file any more.
+    #[cfg(target_os = "linux")]
+    pub fn is_torn(&self) -> bool {
+        self.map.get().and_then(Option::as_ref).is_some_and(Map::is_torn)
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    pub fn is_torn(&self) -> bool {
+        false
+    }
 }
 
 /// Whether all of `into` could be filled from what the system holds in memory.
@@ -78,7 +121,7 @@ pub fn read_at_once(_: &File, _: u64, _: &mut [u8]) -> bool {
 
 impl OpenFiles {
     /// The open file of a shard, opened now if it is not.
-    pub fn get(&self, shard: usize, path: &Path) -> io::Result<Arc<File>> {
+    pub fn get(&self, shard: usize, path: &Path) -> io::Result<Arc<Opened>> {
         if let Some(file) = self.lock().find(shard) {
             return Ok(file);
         }
@@ -91,7 +134,7 @@ impl OpenFiles {
             self.lock().by_shard.clear();
             File::open(path)
         });
-        let file = Arc::new(opened?);
+        let file = Arc::new(Opened::of(opened?));
         self.lock().put(shard, &file, self.most);
         Ok(file)
     }
@@ -107,14 +150,14 @@ impl OpenFiles {
 }
 
 impl Slots {
-    fn find(&mut self, shard: usize) -> Option<Arc<File>> {
+    fn find(&mut self, shard: usize) -> Option<Arc<Opened>> {
         self.requests += 1;
         let slot = self.by_shard.get_mut(&shard)?;
         slot.last_request = self.requests;
         Some(Arc::clone(&slot.file))
     }
 
-    fn put(&mut self, shard: usize, file: &Arc<File>, most: usize) {
+    fn put(&mut self, shard: usize, file: &Arc<Opened>, most: usize) {
         if self.by_shard.len() >= most {
             let oldest = self.by_shard.iter().min_by_key(|(_, slot)| slot.last_request).map(|(shard, _)| *shard);
             oldest.map(|shard| self.by_shard.remove(&shard));

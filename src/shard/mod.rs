@@ -6,6 +6,7 @@
 mod files;
 pub mod index;
 mod list;
+mod map;
 mod order;
 mod pattern;
 mod set;
@@ -25,7 +26,7 @@ pub use self::index::{Cache, Index, Stamp, hex};
 pub use self::list::{Listing, Reindexed, list, reindex};
 pub use self::order::EpochOrder;
 pub use self::pattern::expand;
-pub use self::set::{Complaint, SampleRef, Shard, ShardSet, Why};
+pub use self::set::{Complaint, Held, SampleRef, Shard, ShardSet, Why};
 pub use self::source::Source;
 pub use self::table::{Label, Member, Sample, Table};
 pub use self::tar::TarError;

@@ -4,7 +4,6 @@
 //! cannot be used have no number and are complained about.
 
 use std::fmt;
-use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
@@ -13,7 +12,7 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use super::files::{OpenFiles, is_same, read_at_once};
+use super::files::{OpenFiles, Opened, is_same, read_at_once};
 use super::index::{Cache, Index, Stamp, hex};
 use super::table::{Label, Member, Sample};
 use super::{ReadError, ShardError, expand, in_parallel};
@@ -37,6 +36,7 @@ pub struct Shard {
     first: u32,
     keys: String,
     rows: Vec<Row>,
+    /// Whether any of its images is named as a PPM; what they are, their bytes alone tell.
     has_ppm: bool,
 }
 
@@ -87,6 +87,26 @@ impl fmt::Display for Why {
             Self::BadLabel => "its label is no unsigned 32-bit number",
             Self::HugeImage => "its image claims more than 1 GiB",
         })
+    }
+}
+
+/// An image's bytes where the system holds them. What they are worth, [`Held::is_intact`] tells after their use.
+#[derive(Debug)]
+pub struct Held {
+    file: Arc<Opened>,
+    stamp: Stamp,
+    range: Range<usize>,
+}
+
+impl Held {
+    pub fn bytes(&self) -> &[u8] {
+        let bytes = self.file.bytes(self.stamp.size).unwrap_or_default();
+        bytes.get(self.range.clone()).unwrap_or_default()
+    }
+
+    /// Whether the bytes that were used are those of the shard that was indexed.
+    pub fn is_intact(&self) -> bool {
+        !self.file.is_torn() && is_same(&self.file.file, self.stamp).unwrap_or(false)
     }
 }
 
@@ -159,29 +179,17 @@ impl ShardSet {
     /// # Panics
     /// When `number` is not below [`ShardSet::len`].
     pub fn read(&self, number: u32, into: &mut Vec<u8>) -> Result<(), ReadError> {
-        self.read_part(number, 0..self.sample(number).length, into)
-    }
-
-    /// As [`ShardSet::read`], for some of the image's bytes.
-    ///
-    /// # Errors
-    /// As [`ShardSet::read`].
-    ///
-    /// # Panics
-    /// When `number` is not below [`ShardSet::len`].
-    pub fn read_part(&self, number: u32, part: Range<u64>, into: &mut Vec<u8>) -> Result<(), ReadError> {
         let sample = self.sample(number);
-        let length = part.end.saturating_sub(part.start) as usize;
-        let offset = sample.offset + part.start;
+        let length = sample.length as usize;
         into.reserve_exact(length.saturating_sub(into.len()));
         // What it held is overwritten, so only what it grows by need be zeroed.
         into.resize(length, 0);
-        match self.try_read(&sample, offset, into) {
+        match self.try_read(&sample, into) {
             Ok(true) => Ok(()),
             // The open file may be another one than its name stands for by now; that one decides.
             _ => {
                 self.files.forget(sample.shard_number);
-                match self.try_read(&sample, offset, into) {
+                match self.try_read(&sample, into) {
                     Ok(true) => Ok(()),
                     Ok(false) => Err(ReadError::Changed { path: sample.shard.to_owned() }),
                     Err(source) => Err(self.read_error(&sample, source)),
@@ -190,19 +198,22 @@ impl ShardSet {
         }
     }
 
-    /// Puts the first bytes of a sample's image into `into`, if the image is as long as that and both its ends come
-    /// without waiting, as they do when it was read lately; false leaves open why.
+    /// A sample's image where the system holds it in memory, if its shard has images without compression, if it is as
+    /// long as `start`, which gets its first bytes, and if both its ends come without waiting, as they do when it was
+    /// read lately; none leaves open why.
     ///
     /// # Panics
     /// When `number` is not below [`ShardSet::len`].
-    pub fn glance(&self, number: u32, into: &mut [u8]) -> bool {
+    pub fn held(&self, number: u32, start: &mut [u8]) -> Option<Held> {
         let sample = self.sample(number);
-        let Some(last) = sample.length.checked_sub(1).filter(|_| into.len() as u64 <= sample.length) else {
-            return false;
-        };
-        let Ok(file) = self.files.get(sample.shard_number, sample.shard) else { return false };
-        let is_there = read_at_once(&file, sample.offset, into) && read_at_once(&file, sample.offset + last, &mut [0]);
-        is_there && is_same(&file, self.shards[sample.shard_number].stamp).unwrap_or(false)
+        let shard = &self.shards[sample.shard_number];
+        let last = sample.length.checked_sub(1).filter(|_| shard.has_ppm && start.len() as u64 <= sample.length)?;
+        let file = self.files.get(sample.shard_number, sample.shard).ok()?;
+        let reads = |offset, into: &mut [u8]| read_at_once(&file.file, offset, into);
+        let is_there = reads(sample.offset, start) && reads(sample.offset + last, &mut [0]);
+        let range = sample.offset as usize..(sample.offset + sample.length) as usize;
+        let is_mapped = is_there && file.bytes(shard.stamp.size).is_some_and(|bytes| range.end <= bytes.len());
+        is_mapped.then_some(Held { file, stamp: shard.stamp, range })
     }
 
     /// SHA-256, in hex, over each shard's file name and size and each sample's key, label and place.
@@ -231,10 +242,10 @@ impl ShardSet {
     }
 
     /// Whether the bytes are those of the shard that was indexed; asked after reading, so that no change slips through.
-    fn try_read(&self, sample: &SampleRef<'_>, offset: u64, into: &mut [u8]) -> io::Result<bool> {
-        let file: Arc<File> = self.files.get(sample.shard_number, sample.shard)?;
-        let read = file.read_exact_at(into, offset);
-        if !is_same(&file, self.shards[sample.shard_number].stamp)? {
+    fn try_read(&self, sample: &SampleRef<'_>, into: &mut [u8]) -> io::Result<bool> {
+        let file = &self.files.get(sample.shard_number, sample.shard)?.file;
+        let read = file.read_exact_at(into, sample.offset);
+        if !is_same(file, self.shards[sample.shard_number].stamp)? {
             return Ok(false);
         }
         read.map(|()| true)
@@ -271,11 +282,6 @@ impl Shard {
     /// The size of its file.
     pub fn bytes(&self) -> u64 {
         self.stamp.size
-    }
-
-    /// Whether any of its images is named as a PPM; what they are, their bytes alone tell.
-    pub fn has_ppm(&self) -> bool {
-        self.has_ppm
     }
 
     fn of(path: &Path, index: &Index, need_labels: bool) -> (Self, Vec<Complaint>) {

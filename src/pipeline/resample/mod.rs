@@ -9,6 +9,8 @@ mod axis;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod enlarge;
 mod plain;
 #[cfg(target_arch = "x86_64")]
 mod wide;
@@ -29,6 +31,8 @@ pub struct Resampler {
     across: Axis,
     down: Axis,
     rows: plain::Rows,
+    #[cfg(target_arch = "x86_64")]
+    enlarge: enlarge::Rows,
     #[cfg(target_arch = "x86_64")]
     avx2: avx2::Blocks,
     #[cfg(target_arch = "x86_64")]
@@ -130,14 +134,25 @@ impl Resampler {
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2")]
     fn resample_avx2(&mut self, cut: &Cut, region: &Region<'_>, size: [u32; 2], mirrored: bool, view: &mut [u8]) {
+        let least = size[0].min(size[1]) as usize;
+        if Self::enlarges(cut, region, size) && least >= enlarge::LEAST_SIZE {
+            self.weigh(cut, region, size, mirrored);
+            return enlarge::resample(cut, &self.across, &self.down, mirrored, &mut self.enlarge, view);
+        }
         self.weigh(cut, region, size, mirrored);
         let Self { across, down, rows, avx2, .. } = self;
-        let is_small = (size[0].min(size[1]) as usize) < avx2::LEAST_SIZE;
-        if is_small || across.is_exact() || down.is_exact() {
+        if least < avx2::LEAST_SIZE || across.is_exact() || down.is_exact() {
             plain::resample(cut, across, down, rows, view);
         } else {
             avx2::resample(cut, across, down, avx2, view);
         }
+    }
+
+    /// Whether every pixel of the view is blended of two neighbours along each side.
+    #[cfg(target_arch = "x86_64")]
+    fn enlarges(cut: &Cut, region: &Region<'_>, [width, height]: [u32; 2]) -> bool {
+        let fits = region.crop_width <= f64::from(width) && region.crop_height <= f64::from(height);
+        fits && cut.width.min(cut.height) >= enlarge::TAPS
     }
 
     #[inline(always)]

@@ -1,6 +1,7 @@
-//! Uncompressed samples that the system holds in memory: workers take the rows of their crops, and nothing else differs.
+//! Uncompressed samples that the system holds in memory: workers use them where they are, and nothing else differs.
 
-use std::fs;
+use std::fs::{self, File};
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Condvar, Mutex};
 
@@ -11,7 +12,7 @@ use super::{Bench, Line, config, in_order, picture, pixmap, spec};
 
 /// Whether the system tells what it holds of the first sample.
 fn is_told(bench: &Bench) -> bool {
-    bench.set.glance(0, &mut [0; 2])
+    bench.set.held(0, &mut [0; 2]).is_some()
 }
 
 /// One with each kind of damage, and one in each form that is no plain PPM.
@@ -68,8 +69,8 @@ fn what_lies_above_and_below_a_crop_is_not_read() {
     assert_eq!(bench.totals(Stage::Decode).bytes, read.bytes);
 }
 
-#[test]
-fn a_shard_that_is_lost_before_a_worker_gets_the_rows_is_found_lost() {
+/// A batch of a shard to which something happens while a worker is about to use the second of its samples.
+fn batch_while(happens: impl FnOnce(&Path)) -> (bool, Line) {
     const BATCH: usize = 8;
     let bench = Bench::named(&[BATCH], "ppm", pixmap);
     let is_told = is_told(&bench);
@@ -80,7 +81,9 @@ fn a_shard_that_is_lost_before_a_worker_gets_the_rows_is_found_lost() {
             looked_at.fetch_add(1, SeqCst);
         }
         Stage::Decode => {
-            decoding.fetch_add(1, SeqCst);
+            if decoding.fetch_add(1, SeqCst) == 0 {
+                return;
+            }
             let open = gate.0.lock().expect("nobody panics");
             drop(gate.1.wait_while(open, |open| !*open).expect("nobody panics"));
         }
@@ -89,17 +92,33 @@ fn a_shard_that_is_lost_before_a_worker_gets_the_rows_is_found_lost() {
     let config = StreamConfig { probe, reads: 1, ..config(1) };
     let spec = StreamSpec { on_lost_shard: OnLostShard::Skip, ..in_order(BATCH, 1) };
     let mut pipeline = bench.start(&spec, config, 0..1, Counts::default());
-    while looked_at.load(SeqCst) < BATCH || decoding.load(SeqCst) == 0 {
+    while looked_at.load(SeqCst) < BATCH || decoding.load(SeqCst) < 2 {
         std::thread::yield_now();
     }
-    fs::remove_file(bench.shard(0)).expect("a shard");
+    happens(&bench.shard(0));
     *gate.0.lock().expect("nobody panics") = true;
     gate.1.notify_all();
     let line = Line::of(&pipeline.next().expect("a batch").expect("a sound one"));
-    // What was read before is as good as ever.
-    assert!(line.samples[0] == 0 && (!is_told || line.samples.len() == 1), "{:?}", line.samples);
     assert_eq!(line.samples.len() + line.quarantined.len(), BATCH);
+    (is_told, line)
+}
+
+#[test]
+fn a_shard_that_is_lost_before_a_worker_uses_it_is_found_lost() {
+    let (is_told, line) = batch_while(|shard| fs::remove_file(shard).expect("a shard"));
+    assert!(line.samples[0] == 0 && (!is_told || line.samples.len() == 1), "{:?}", line.samples);
     for bad in &line.quarantined {
         assert!(bad.reason == Reason::Lost && bad.detail.contains("gone"), "{bad:?}");
+    }
+}
+
+/// To touch memory that is no part of a file any more would end the process.
+#[test]
+fn a_shard_that_is_cut_short_before_a_worker_uses_it_is_found_changed() {
+    let cut = |shard: &Path| File::options().write(true).open(shard).and_then(|file| file.set_len(0)).expect("a shard");
+    let (is_told, line) = batch_while(cut);
+    assert!(line.samples[0] == 0 && (!is_told || line.samples.len() == 1), "{:?}", line.samples);
+    for bad in &line.quarantined {
+        assert!(bad.reason == Reason::Lost && bad.detail.contains("changed"), "{bad:?}");
     }
 }
