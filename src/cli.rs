@@ -1,5 +1,6 @@
 //! One function per verb: what was typed to what is done; the only place that prints.
 
+mod eval;
 mod progress;
 mod shards;
 mod tune;
@@ -62,6 +63,14 @@ enum Verb {
     #[command(after_help = "Example:\n  saccade tune pipelines/ijepa-vit-s16-in1k.toml --seconds 60
 Prints what it measured, which stage limits, and the [stream] section to paste into the pipeline file.")]
     Tune(TuneArgs),
+    /// Scores a run's encoder: kNN, linear probe, correlation dimension, rank; on samples that nothing is fitted to
+    #[command(after_help = "Examples:
+  saccade eval runs/quickstart --neighbours neighbours.png
+  saccade eval runs/cifar10-ijepa --pooling mean --train-samples 10000 --k 1,20")]
+    Eval(eval::EvalArgs),
+    /// Writes the features of a run's encoder as files that NumPy opens
+    #[command(after_help = "Example:\n  saccade embed runs/quickstart --split validation --out features")]
+    Embed(eval::EmbedArgs),
     /// Writes a run's encoder for other tools: a ViT as a folder that Hugging Face's IJepaModel.from_pretrained opens, a
     /// ConvNeXt as a file with torchvision's names
     #[command(after_help = "Example:\n  saccade export runs/quickstart --out exported")]
@@ -215,6 +224,8 @@ pub fn run(cli: Cli) -> Result<()> {
         Verb::Show(args) => draw(args),
         Verb::Bench(args) => measure(args),
         Verb::Tune(args) => tune::run(&args),
+        Verb::Eval(args) => eval::eval(&args),
+        Verb::Embed(args) => eval::embed(&args),
         Verb::Export(args) => exchange::export(&exchange::open(&args.run)?, args.which, &args.out),
         Verb::Import(args) => exchange::write(&exchange::import(&args.source, args.heads)?, &args.out),
         Verb::Shards(verb) => shards::run(verb),
@@ -449,6 +460,10 @@ impl Serving {
 
 fn change(text: &str) -> Result<String, String> {
     if text.contains('=') { Ok(text.into()) } else { Err("write it as a.b=value".into()) }
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|number| *number > 0).ok_or_else(|| "must be a whole number, at least 1".into())
 }
 
 fn positive_seconds(text: &str) -> Result<f64, String> {

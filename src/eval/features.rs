@@ -13,6 +13,8 @@ pub struct Features {
     pub values: Vec<f32>,
     pub width: usize,
     pub labels: Vec<u32>,
+    /// The samples' numbers in their shards.
+    pub samples: Vec<u32>,
 }
 
 impl Features {
@@ -24,15 +26,36 @@ impl Features {
         self.labels.is_empty()
     }
 
-    fn extend(&mut self, rows: &[f32], width: usize, labels: &[Option<u32>]) {
-        self.width = width;
-        for (row, label) in rows.chunks(width.max(1)).zip(labels) {
+    /// # Panics
+    /// When there are not so many.
+    pub fn row(&self, number: usize) -> &[f32] {
+        &self.values[number * self.width..][..self.width]
+    }
+
+    /// One more than the greatest label.
+    pub fn classes(&self) -> usize {
+        self.labels.iter().max().map_or(0, |label| *label as usize + 1)
+    }
+
+    fn extend(&mut self, rows: &Rows) {
+        self.width = rows.width;
+        for ((row, sample), label) in rows.values.chunks(rows.width.max(1)).zip(rows.samples).zip(rows.labels) {
             if let Some(label) = label {
                 self.values.extend_from_slice(row);
                 self.labels.push(*label);
+                self.samples.push(*sample);
             }
         }
     }
+}
+
+/// The feature vectors of a batch.
+pub struct Rows<'b> {
+    /// `[samples, width]`, row by row.
+    pub values: &'b [f32],
+    pub width: usize,
+    pub samples: &'b [u32],
+    pub labels: &'b [Option<u32>],
 }
 
 /// The pixels themselves, `[batch, channels · height · width]`.
@@ -40,18 +63,35 @@ pub fn pixels(images: Tensor<4>) -> Tensor<2> {
     images.flatten(1, 3)
 }
 
-/// Runs all batches through `encode`; samples without a label are left out.
+/// Runs all batches through `encode`, and gives the rows of each to `take`.
 ///
 /// # Errors
-/// When the pipeline gives up.
-pub fn extract(mut batches: Uploader, encode: impl Fn(Tensor<4>) -> Tensor<2>) -> Result<Features, PipelineError> {
-    let mut features = Features::default();
+/// When the pipeline gives up, or `take` does.
+pub fn for_each<E: From<PipelineError>>(
+    mut batches: Uploader,
+    encode: impl Fn(Tensor<4>) -> Tensor<2>,
+    mut take: impl FnMut(&Rows) -> Result<(), E>,
+) -> Result<(), E> {
     while let Some((batch, _)) = batches.next_batch() {
-        let DeviceBatch { images, labels, .. } = batch?;
+        let DeviceBatch { images, samples, labels, .. } = batch?;
         let encoded = encode(images);
         let [_, width] = encoded.dims();
         // A device that fails to give its result back has failed altogether; burn panics there as everywhere.
-        features.extend(&encoded.into_data().convert::<f32>().iter::<f32>().collect::<Vec<f32>>(), width, &labels);
+        let values: Vec<f32> = encoded.into_data().convert::<f32>().iter::<f32>().collect();
+        take(&Rows { values: &values, width, samples: &samples, labels: &labels })?;
     }
+    Ok(())
+}
+
+/// All batches' features; samples without a label are left out.
+///
+/// # Errors
+/// When the pipeline gives up.
+pub fn extract(batches: Uploader, encode: impl Fn(Tensor<4>) -> Tensor<2>) -> Result<Features, PipelineError> {
+    let mut features = Features::default();
+    for_each(batches, encode, |rows| {
+        features.extend(rows);
+        Ok::<(), PipelineError>(())
+    })?;
     Ok(features)
 }

@@ -2,3 +2,6 @@
 
 pub mod features;
 pub mod knn;
+pub mod probe;
+pub mod dimension;
+pub mod npy;

@@ -132,6 +132,18 @@ impl Encoder {
         }
     }
 
+    /// The mean over patches of what each of the last `count` blocks gives, side by side (I-JEPA, appendix A.2); `None`
+    /// of what is no ViT of so many blocks.
+    ///
+    /// # Shapes
+    /// - `images`: `[batch, 3, side, side]`
+    /// - output: `[batch, count · width]`
+    pub fn pooled_of_last(&self, images: Tensor<4>, count: usize) -> Option<Tensor<2>> {
+        let Self::Vit(encoder) = self else { return None };
+        let outputs = (encoder.blocks.len() >= count).then(|| encoder.last(images, count))?;
+        Some(Tensor::cat(outputs.into_iter().map(|tokens| tokens.mean_dim(1).squeeze_dim(1)).collect(), 1))
+    }
+
     /// The energy per token before each iteration and after the last one; `None` of an encoder that has no energy.
     ///
     /// # Shapes

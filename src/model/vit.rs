@@ -98,14 +98,33 @@ impl Vit {
     /// - `choice`: the patches to encode, all of them when absent
     /// - output: `[batch, chosen, width]`
     pub fn forward(&self, images: Tensor<4>, choice: Option<&Choice>) -> Tensor<3> {
+        let hidden = choice.and_then(Choice::real).map(hidden_keys);
+        let tokens = self.tokens(images, choice);
+        let tokens = self.blocks.iter().fold(tokens, |tokens, block| block.forward(tokens, hidden.as_ref()));
+        self.norm.forward(tokens)
+    }
+
+    /// What the last `count` blocks give, each normalised as the last one is.
+    ///
+    /// # Shapes
+    /// - `images`: `[batch, 3, side, side]`
+    /// - output: `[batch, patches, width]` each
+    pub fn last(&self, images: Tensor<4>, count: usize) -> Vec<Tensor<3>> {
+        let mut tokens = self.tokens(images, None);
+        let outputs = self.blocks.iter().map(|block| {
+            tokens = block.forward(tokens.clone(), None);
+            tokens.clone()
+        });
+        let skipped = self.blocks.len().saturating_sub(count);
+        outputs.skip(skipped).map(|tokens| self.norm.forward(tokens)).collect()
+    }
+
+    fn tokens(&self, images: Tensor<4>, choice: Option<&Choice>) -> Tensor<3> {
         let patches = patches(images, self.patch);
         let (patches, positions) = match choice {
             Some(choice) => (choice.take(patches), choice.take_shared(self.positions.val())),
             None => (patches, self.positions.val().unsqueeze()),
         };
-        let hidden = choice.and_then(Choice::real).map(hidden_keys);
-        let tokens = self.patch_embed.forward(patches) + positions;
-        let tokens = self.blocks.iter().fold(tokens, |tokens, block| block.forward(tokens, hidden.as_ref()));
-        self.norm.forward(tokens)
+        self.patch_embed.forward(patches) + positions
     }
 }

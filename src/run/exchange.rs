@@ -203,7 +203,8 @@ pub fn export(exchanged: &Exchanged, which: Which, folder: &Path) -> Result<()> 
 }
 
 /// Which of a run's two encoders leaves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
 pub enum Which {
     /// The moving average, which the authors publish.
     Target,

@@ -2,9 +2,11 @@
 
 mod belt;
 pub mod bench;
+pub mod eval;
 pub mod exchange;
 pub mod folder;
 pub mod reshard;
+pub mod retrieval;
 pub mod score;
 pub mod show;
 mod training;

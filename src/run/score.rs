@@ -122,14 +122,28 @@ impl Scorer<'_> {
         side: u32,
         encode: &dyn Fn(Tensor<4>) -> Tensor<2>,
     ) -> Result<Features> {
-        let spec = self.plan.scoring(side, set.len(), most);
-        let steps = 0..(set.len() as u64).div_ceil(spec.batch as u64);
-        // Its stages are not those of the training stream, whose metrics they would blur.
-        let apart = Telemetry::new("score");
-        // A bad sample is left out of a score; what was trained is judged by the run itself.
-        let stream = StreamConfig { max_bad_share: 1.0, ..self.plan.config.stream };
-        let pipeline = Pipeline::start(self.runtime, Arc::clone(set), spec, stream, steps, Counts::default(), &apart)?;
-        let batches = Uploader::start(pipeline, side as usize, self.plan.config.pixels, self.place, &apart)?;
-        Ok(extract(batches, encode)?)
+        Ok(extract(batches(self.plan, set, side, most, self.place, self.runtime)?, encode)?)
     }
+}
+
+/// Whole images of a set where the model is, in the listed order; at most so many, evenly spread over all.
+///
+/// # Errors
+/// When the threads cannot be started.
+pub(super) fn batches(
+    plan: &Plan,
+    set: &Arc<ShardSet>,
+    side: u32,
+    most: Option<usize>,
+    place: &Placement,
+    runtime: &Handle,
+) -> Result<Uploader> {
+    let spec = plan.scoring(side, set.len(), most);
+    let steps = 0..(set.len() as u64).div_ceil(spec.batch as u64);
+    // Its stages are not those of the training stream, whose metrics they would blur.
+    let apart = Telemetry::new("score");
+    // A bad sample is left out of a score; what was trained is judged by the run itself.
+    let stream = StreamConfig { max_bad_share: 1.0, ..plan.config.stream };
+    let pipeline = Pipeline::start(runtime, Arc::clone(set), spec, stream, steps, Counts::default(), &apart)?;
+    Ok(Uploader::start(pipeline, side as usize, plan.config.pixels, place, &apart)?)
 }

@@ -1,0 +1,158 @@
+//! `eval` and `embed`: the scores of a run's encoder as a table, its features as files.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use tokio::runtime::Runtime;
+
+use super::{Changes, count, positive, say, say_json};
+use crate::eval::knn::{Nearness, Votes};
+use crate::run::eval::{Evaluation, Frozen, Pooling, Request, Split};
+use crate::run::exchange::Which;
+use crate::run::retrieval;
+
+/// Held-out images in a picture of neighbours, and neighbours of each.
+const PICTURED: usize = 10;
+const NEIGHBOURS: usize = 8;
+
+/// Which encoder, and how its features are taken.
+#[derive(Args)]
+struct EncoderArgs {
+    /// A run folder
+    run: PathBuf,
+    #[command(flatten)]
+    changes: Changes,
+    /// Which of the two encoders
+    #[arg(long, value_enum, default_value_t = Which::Target)]
+    which: Which,
+    /// How the features of an image's patches become one vector
+    #[arg(long, value_enum, default_value_t = Pooling::Mean)]
+    pooling: Pooling,
+}
+
+#[derive(Args)]
+pub struct EvalArgs {
+    #[command(flatten)]
+    encoder: EncoderArgs,
+    /// Training samples at most, evenly spread over all; all when left out
+    #[arg(long, value_name = "N", value_parser = positive)]
+    train_samples: Option<usize>,
+    /// How many neighbours vote
+    #[arg(long, value_name = "K,...", value_delimiter = ',', default_value = "1,5,20,200", value_parser = positive)]
+    k: Vec<usize>,
+    /// Draws held-out images beside their nearest training images
+    #[arg(long, value_name = "X.png")]
+    neighbours: Option<PathBuf>,
+    /// Prints the scores as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+pub struct EmbedArgs {
+    #[command(flatten)]
+    encoder: EncoderArgs,
+    /// The folder to write: features.npy, labels.npy, keys.json
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Which shards of the run
+    #[arg(long, value_enum, default_value_t = Split::Validation)]
+    split: Split,
+    /// Samples at most, evenly spread over all; all when left out
+    #[arg(long, value_name = "N", value_parser = positive)]
+    samples: Option<usize>,
+}
+
+impl EncoderArgs {
+    fn open(&self) -> Result<Frozen> {
+        Frozen::open(&self.run, &self.changes.set, self.which, self.pooling)
+    }
+}
+
+pub fn eval(args: &EvalArgs) -> Result<()> {
+    let runtime = Runtime::new().context("no threads for the runtime")?;
+    let frozen = args.encoder.open()?;
+    let request = Request { train_samples: args.train_samples, ks: args.k.clone() };
+    let (scores, splits) = frozen.scores(args.encoder.which, &request, runtime.handle())?;
+    let saved = scores.save(&args.encoder.run)?;
+    if let Some(path) = &args.neighbours {
+        retrieval::draw(&frozen, &splits, [PICTURED, NEIGHBOURS], path)?;
+    }
+    if args.json {
+        return say_json(&scores);
+    }
+    table(&scores).iter().try_for_each(|line| say(line))?;
+    say("")?;
+    say(&row(&args.encoder.run.display().to_string(), &scores))?;
+    say(&format!("written: {}", saved.display()))?;
+    args.neighbours.as_ref().map_or(Ok(()), |path| {
+        say(&format!(
+            "{}: held-out images, and the nearest training images; a green frame is the same label",
+            path.display()
+        ))
+    })
+}
+
+pub fn embed(args: &EmbedArgs) -> Result<()> {
+    let runtime = Runtime::new().context("no threads for the runtime")?;
+    let rows = args.encoder.open()?.embed(args.split, args.samples, &args.out, runtime.handle())?;
+    say(&format!("{} rows: {}", count(rows as u64), args.out.display()))
+}
+
+fn percent(share: f64) -> String {
+    format!("{:6.2} %", 100.0 * share)
+}
+
+fn table(scores: &Evaluation) -> Vec<String> {
+    let Evaluation { train, held_out, probe, .. } = scores;
+    let encoder = if scores.which == Which::Target { "target encoder" } else { "encoder" };
+    let pooling = if scores.pooling == Pooling::Mean { "mean" } else { "last four blocks" };
+    let mut lines = vec![
+        format!("{encoder} after {} steps ({} images), pooling: {pooling}", scores.step, count(scores.images_seen)),
+        format!("fitted to   {} samples of {}", count(train.samples as u64), train.shards.join(", ")),
+        format!("scored on   {} samples of {}", count(held_out.samples as u64), held_out.shards.join(", ")),
+        String::new(),
+        "kNN, standardised features       plain     weighted".into(),
+    ];
+    for pair in scores.knn.chunks(2) {
+        let [plain, weighted] = [Votes::Plain, Votes::Weighted].map(|votes| {
+            pair.iter().find(|score| score.votes == votes).map_or(String::new(), |score| percent(score.accuracy))
+        });
+        let Some(first) = pair.first() else { continue };
+        let nearness = if first.nearness == Nearness::Cosine { "cosine" } else { "Euclidean" };
+        lines.push(format!("  {nearness:<10} k = {:<12} {plain:>10}   {weighted:>10}", first.k));
+    }
+    let steps = format!("{} steps{}", probe.steps, if probe.converged { "" } else { ", not converged" });
+    lines.push("linear probe, standardised features".into());
+    lines.push(format!(
+        "  top-1 {}   top-5 {}   (training samples: {}; {steps})",
+        percent(probe.top1),
+        percent(probe.top5),
+        percent(probe.top1_train)
+    ));
+    lines.push("the held-out features themselves".into());
+    lines.push(format!("  RankMe                {:8.2}", scores.rankme));
+    let or_none = |number: Option<String>| number.unwrap_or_else(|| "    none: too few directions or pairs".into());
+    lines.push(format!("  alpha-ReQ             {}", or_none(scores.alpha.map(|alpha| format!("{alpha:8.2}")))));
+    let dimension =
+        scores.correlation_dimension.map(|found| format!("{:8.2} +- {:.2}", found.dimension, found.uncertainty));
+    lines.push(format!("  correlation dimension {}", or_none(dimension)));
+    let parts: Vec<String> =
+        scores.seconds.iter().map(|(part, seconds)| format!("{} {seconds:.1} s", part.replace('_', " "))).collect();
+    lines.push(format!("took: {}", parts.join(", ")));
+    lines
+}
+
+/// For a table of results.
+fn row(run: &str, scores: &Evaluation) -> String {
+    let best = scores.knn.iter().filter(|score| score.nearness == Nearness::Cosine);
+    let best = best.max_by(|one, other| one.accuracy.total_cmp(&other.accuracy));
+    let knn = best.map_or(String::new(), |score| format!("{:.2} (k = {})", 100.0 * score.accuracy, score.k));
+    format!(
+        "| {run} | {} images | kNN {knn} | probe {:.2} | RankMe {:.1} |",
+        count(scores.images_seen),
+        100.0 * scores.probe.top1,
+        scores.rankme
+    )
+}
