@@ -71,6 +71,11 @@ Prints what it measured, which stage limits, and the [stream] section to paste i
     /// Writes the features of a run's encoder as files that NumPy opens
     #[command(after_help = "Example:\n  saccade embed runs/quickstart --split validation --out features")]
     Embed(eval::EmbedArgs),
+    /// Draws the features of a run's encoder as points of a plane (UMAP), a colour for each label
+    #[command(after_help = "Examples:
+  saccade umap runs/quickstart --out plane.svg
+  saccade umap runs/quickstart --out plane.html --names shards/fashion-names.txt --samples 5000")]
+    Umap(eval::UmapArgs),
     /// Writes a run's encoder for other tools: a ViT as a folder that Hugging Face's IJepaModel.from_pretrained opens, a
     /// ConvNeXt as a file with torchvision's names
     #[command(after_help = "Example:\n  saccade export runs/quickstart --out exported")]
@@ -226,6 +231,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Verb::Tune(args) => tune::run(&args),
         Verb::Eval(args) => eval::eval(&args),
         Verb::Embed(args) => eval::embed(&args),
+        Verb::Umap(args) => eval::draw(&args),
         Verb::Export(args) => exchange::export(&exchange::open(&args.run)?, args.which, &args.out),
         Verb::Import(args) => exchange::write(&exchange::import(&args.source, args.heads)?, &args.out),
         Verb::Shards(verb) => shards::run(verb),

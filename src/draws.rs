@@ -17,6 +17,7 @@ pub enum Purpose {
     Replacement = 6,
     Weights = 7,
     Saccade = 8,
+    Embedding = 9,
 }
 
 /// A generator keyed on what it draws for (ChaCha with 8 rounds, the key being the subject itself).

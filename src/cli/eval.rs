@@ -8,9 +8,11 @@ use tokio::runtime::Runtime;
 
 use super::{Changes, count, positive, say, say_json};
 use crate::eval::knn::{Nearness, Votes};
+use crate::eval::probe::ProbeScore;
+use crate::eval::umap::UmapConfig;
 use crate::run::eval::{Evaluation, Frozen, Pooling, Request, Split};
 use crate::run::exchange::Which;
-use crate::run::retrieval;
+use crate::run::{plane, retrieval};
 
 /// Held-out images in a picture of neighbours, and neighbours of each.
 const PICTURED: usize = 10;
@@ -64,6 +66,30 @@ pub struct EmbedArgs {
     samples: Option<usize>,
 }
 
+#[derive(Args)]
+pub struct UmapArgs {
+    #[command(flatten)]
+    encoder: EncoderArgs,
+    /// The drawing: X.svg, or X.html to hover on
+    #[arg(long, value_name = "X.svg|X.html")]
+    out: PathBuf,
+    /// Which shards of the run
+    #[arg(long, value_enum, default_value_t = Split::Validation)]
+    split: Split,
+    /// Samples at most, evenly spread over all
+    #[arg(long, value_name = "N", default_value = "10000", value_parser = positive)]
+    samples: usize,
+    /// A file with the labels' names, a line each, from label 0 on
+    #[arg(long, value_name = "FILE")]
+    names: Option<PathBuf>,
+    /// Points that each point is thought to touch: few show what is small, many what is large
+    #[arg(long, value_name = "N", default_value_t = 15)]
+    neighbours: usize,
+    /// Another seed is another drawing of the same
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+}
+
 impl EncoderArgs {
     fn open(&self) -> Result<Frozen> {
         Frozen::open(&self.run, &self.changes.set, self.which, self.pooling)
@@ -100,6 +126,28 @@ pub fn embed(args: &EmbedArgs) -> Result<()> {
     say(&format!("{} rows: {}", count(rows as u64), args.out.display()))
 }
 
+pub fn draw(args: &UmapArgs) -> Result<()> {
+    plane::is_page(&args.out)?;
+    let runtime = Runtime::new().context("no threads for the runtime")?;
+    let names = match &args.names {
+        Some(path) => std::fs::read_to_string(path).with_context(|| format!("{}: cannot be read", path.display()))?,
+        None => String::new(),
+    };
+    let names: Vec<String> = names.lines().map(str::to_owned).collect();
+    let umap = UmapConfig { neighbours: args.neighbours, ..UmapConfig::new(args.seed) };
+    let request = plane::Request { split: args.split, samples: args.samples, umap };
+    let frozen = args.encoder.open()?;
+    let drawn = plane::plane(&frozen, &request, runtime.handle())?;
+    let title = format!(
+        "{} after {} steps, {} images",
+        args.encoder.run.display(),
+        frozen.step,
+        count(drawn.keys.len() as u64)
+    );
+    plane::write(&drawn, &title, &names, &args.out)?;
+    say(&format!("{}: {title}", args.out.display()))
+}
+
 fn percent(share: f64) -> String {
     format!("{:6.2} %", 100.0 * share)
 }
@@ -123,14 +171,8 @@ fn table(scores: &Evaluation) -> Vec<String> {
         let nearness = if first.nearness == Nearness::Cosine { "cosine" } else { "Euclidean" };
         lines.push(format!("  {nearness:<10} k = {:<12} {plain:>10}   {weighted:>10}", first.k));
     }
-    let steps = format!("{} steps{}", probe.steps, if probe.converged { "" } else { ", not converged" });
     lines.push("linear probe, standardised features".into());
-    lines.push(format!(
-        "  top-1 {}   top-5 {}   (training samples: {}; {steps})",
-        percent(probe.top1),
-        percent(probe.top5),
-        percent(probe.top1_train)
-    ));
+    lines.push(probe.as_ref().map_or_else(|| "  none: too many labels".into(), probed));
     lines.push("the held-out features themselves".into());
     lines.push(format!("  RankMe                {:8.2}", scores.rankme));
     let or_none = |number: Option<String>| number.unwrap_or_else(|| "    none: too few directions or pairs".into());
@@ -144,15 +186,18 @@ fn table(scores: &Evaluation) -> Vec<String> {
     lines
 }
 
+fn probed(probe: &ProbeScore) -> String {
+    let steps = format!("{} steps{}", probe.steps, if probe.converged { "" } else { ", not converged" });
+    let [top1, top5, train] = [probe.top1, probe.top5, probe.top1_train].map(percent);
+    format!("  top-1 {top1}   top-5 {top5}   (training samples: {train}; {steps})")
+}
+
 /// For a table of results.
 fn row(run: &str, scores: &Evaluation) -> String {
     let best = scores.knn.iter().filter(|score| score.nearness == Nearness::Cosine);
     let best = best.max_by(|one, other| one.accuracy.total_cmp(&other.accuracy));
     let knn = best.map_or(String::new(), |score| format!("{:.2} (k = {})", 100.0 * score.accuracy, score.k));
-    format!(
-        "| {run} | {} images | kNN {knn} | probe {:.2} | RankMe {:.1} |",
-        count(scores.images_seen),
-        100.0 * scores.probe.top1,
-        scores.rankme
-    )
+    let probe = scores.probe.map_or_else(|| "none".into(), |probe| format!("{:.2}", 100.0 * probe.top1));
+    let images = count(scores.images_seen);
+    format!("| {run} | {images} images | kNN {knn} | probe {probe} | RankMe {:.1} |", scores.rankme)
 }

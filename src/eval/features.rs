@@ -32,9 +32,12 @@ impl Features {
         &self.values[number * self.width..][..self.width]
     }
 
-    /// One more than the greatest label.
-    pub fn classes(&self) -> usize {
-        self.labels.iter().max().map_or(0, |label| *label as usize + 1)
+    /// The labels that occur, in order.
+    pub fn classes(&self) -> Vec<u32> {
+        let mut classes = self.labels.clone();
+        classes.sort_unstable();
+        classes.dedup();
+        classes
     }
 
     fn extend(&mut self, rows: &Rows) {

@@ -5,3 +5,4 @@ pub mod knn;
 pub mod probe;
 pub mod dimension;
 pub mod npy;
+pub mod umap;

@@ -22,6 +22,8 @@ const MOST_STEPS: usize = 2000;
 const LOOK: usize = 25;
 /// It has converged when so many steps as lie between two looks lower the loss by less than this share.
 const LEAST_GAIN: f64 = 1e-6;
+/// Labels that are told apart at most: each costs four rows of weights.
+const MOST_CLASSES: usize = 1 << 16;
 /// Numbers in the scores of a block of samples.
 const SCORES_AT_ONCE: usize = 1 << 24;
 /// Places that a sample's label may take among the scores to count in `top5`.
@@ -42,13 +44,20 @@ pub struct ProbeScore {
     pub converged: bool,
 }
 
-/// Fits on `train` and scores `held_out`, both standardised already; `None` without samples.
+/// Fits on `train` and scores `held_out`, both standardised already; `None` without samples, or with more than 65,536
+/// labels.
 pub fn probe(train: &Features, held_out: &Features, device: &Device) -> Option<ProbeScore> {
-    if train.is_empty() || held_out.is_empty() {
+    let known = train.classes();
+    let classes = known.len();
+    if train.is_empty() || held_out.is_empty() || classes > MOST_CLASSES {
         return None;
     }
-    let classes = train.classes();
-    let mut descent = Descent::new(train, classes, device);
+    // Labels may be any numbers; of a label that the training split lacks none is the place.
+    let places = |features: &Features| -> Vec<Option<usize>> {
+        features.labels.iter().map(|label| known.binary_search(label).ok()).collect()
+    };
+    let (train_places, places) = (places(train), places(held_out));
+    let mut descent = Descent::new(train, &train_places, classes, device);
     let (mut steps, mut converged) = (0, false);
     let mut least = f64::INFINITY;
     while steps < MOST_STEPS && !converged {
@@ -62,8 +71,8 @@ pub fn probe(train: &Features, held_out: &Features, device: &Device) -> Option<P
     }
     let (chosen, train_loss) = descent.least();
     let weights = descent.weights_of(chosen);
-    let right = |features: &Features| right(features, &weights, classes, device);
-    let ([top1_train, _], [top1, top5]) = (right(train), right(held_out));
+    let right = |features: &Features, places: &[Option<usize>]| right(features, places, &weights, device);
+    let ([top1_train, _], [top1, top5]) = (right(train, &train_places), right(held_out, &places));
     let penalty = descent.penalty_of(chosen);
     Some(ProbeScore { top1, top5, top1_train, train_loss: train_loss - penalty, rate: RATES[chosen], steps, converged })
 }
@@ -96,12 +105,15 @@ struct Block {
 }
 
 impl Descent {
-    fn new(train: &Features, classes: usize, device: &Device) -> Self {
+    fn new(train: &Features, places: &[Option<usize>], classes: usize, device: &Device) -> Self {
         let width = train.width + 1;
         let at_once = (SCORES_AT_ONCE / (RATES.len() * classes)).max(1);
         let starts = (0..train.len()).step_by(at_once);
-        let blocks: Vec<Block> =
-            starts.map(|start| Block::new(train, start..(start + at_once).min(train.len()), classes, device)).collect();
+        let block = |start: usize| {
+            let range = start..(start + at_once).min(train.len());
+            Block::new(with_ones(train, range.clone(), device), &places[range], classes)
+        };
+        let blocks: Vec<Block> = starts.map(block).collect();
         let columns = RATES.len() * classes;
         let samples = train.len() as f64;
         let inverse = inverse(bound(&blocks, samples, width, device), width);
@@ -174,16 +186,15 @@ impl Descent {
 }
 
 impl Block {
-    fn new(train: &Features, range: std::ops::Range<usize>, classes: usize, device: &Device) -> Self {
-        let count = range.len();
-        let mut labels = vec![0.0f32; count * classes];
-        for (row, label) in labels.chunks_mut(classes).zip(&train.labels[range.clone()]) {
-            row[*label as usize] = 1.0;
+    fn new(features: Tensor<2>, places: &[Option<usize>], classes: usize) -> Self {
+        let mut labels = vec![0.0f32; places.len() * classes];
+        for (row, place) in labels.chunks_mut(classes).zip(places) {
+            if let Some(place) = place {
+                row[*place] = 1.0;
+            }
         }
-        Self {
-            features: with_ones(train, range, device),
-            labels: Tensor::from_data(TensorData::new(labels, [count, 1, classes]), device),
-        }
+        let labels = TensorData::new(labels, [places.len(), 1, classes]);
+        Self { labels: Tensor::from_data(labels, &features.device()), features }
     }
 }
 
@@ -255,17 +266,17 @@ fn inverse(mut matrix: Vec<f64>, size: usize) -> Vec<f32> {
 }
 
 /// The shares of samples whose label has the greatest score, and one of the five greatest.
-fn right(features: &Features, weights: &Tensor<2>, classes: usize, device: &Device) -> [f64; 2] {
+fn right(features: &Features, places: &[Option<usize>], weights: &Tensor<2>, device: &Device) -> [f64; 2] {
+    let [_, classes] = weights.dims();
     let at_once = (SCORES_AT_ONCE / classes).max(1);
     let mut right = [0usize; 2];
     for start in (0..features.len()).step_by(at_once) {
         let range = start..(start + at_once).min(features.len());
         let scores = with_ones(features, range.clone(), device).matmul(weights.clone());
         let scores: Vec<f32> = scores.into_data().convert::<f32>().iter::<f32>().collect();
-        for (scores, label) in scores.chunks(classes).zip(&features.labels[range]) {
-            // A label that the training split lacks is never right.
-            let Some(own) = scores.get(*label as usize) else { continue };
-            let better = scores.iter().filter(|score| *score > own).count();
+        for (scores, place) in scores.chunks(classes).zip(&places[range]) {
+            let Some(own) = place.map(|place| scores[place]) else { continue };
+            let better = scores.iter().filter(|score| **score > own).count();
             right[0] += usize::from(better == 0);
             right[1] += usize::from(better < FIVE);
         }

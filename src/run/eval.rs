@@ -18,7 +18,7 @@ use super::score::batches;
 use crate::checkpoint::{self, write_whole};
 use crate::config::{Patterns, Plan};
 use crate::eval::dimension::{CorrelationDimension, correlation_dimension, spread};
-use crate::eval::features::{Features, extract, for_each};
+use crate::eval::features::{Features, Rows, extract, for_each};
 use crate::eval::knn::{KnnScore, Nearness, Neighbour, accuracies, nearest, standardise};
 use crate::eval::npy::NpyWriter;
 use crate::eval::probe::{ProbeScore, probe};
@@ -72,9 +72,11 @@ pub struct Evaluation {
     pub train: SplitInfo,
     /// Samples that are scored; none of them is fitted to.
     pub held_out: SplitInfo,
+    /// Labels of the training samples.
     pub classes: usize,
     pub knn: Vec<KnnScore>,
-    pub probe: ProbeScore,
+    /// None where there are too many labels for one.
+    pub probe: Option<ProbeScore>,
     /// Of the held-out features as they are.
     pub correlation_dimension: Option<CorrelationDimension>,
     pub rankme: f64,
@@ -144,6 +146,13 @@ impl Frozen {
                 self.named(split).join(", ")
             );
         }
+        if let Some(place) = features.values.iter().position(|value| !value.is_finite()) {
+            let key = self.set(split)?.sample(features.samples[place / features.width]).key;
+            bail!(
+                "the encoder gives {} for sample `{key}`, which is no number: its weights are spoilt",
+                features.values[place]
+            );
+        }
         Ok(features)
     }
 
@@ -174,7 +183,7 @@ impl Frozen {
         let by = |nearness| accuracies(&train, &held_out, &request.ks, nearness, device);
         let knn = [Nearness::Cosine, Nearness::Euclidean].into_iter().flat_map(by).collect();
         clock.lap("knn");
-        let probe = probe(&train, &held_out, device).context("no samples to fit the probe to")?;
+        let probe = probe(&train, &held_out, device);
         clock.lap("probe");
         let info = |split, features: &Features| SplitInfo { shards: self.named(split), samples: features.len() };
         let evaluation = Evaluation {
@@ -184,7 +193,7 @@ impl Frozen {
             pooling: self.pooling,
             train: info(Split::Train, &train),
             held_out: info(Split::Validation, &held_out),
-            classes: train.classes().max(held_out.classes()),
+            classes: train.classes().len(),
             knn,
             probe,
             correlation_dimension,
@@ -209,6 +218,22 @@ impl Frozen {
         chosen.into_iter().zip(nearest(train, &asked, k, Nearness::Cosine, &self.place.device)).collect()
     }
 
+    /// Gives the features of a split's samples to `take`, batch by batch, with or without a label.
+    ///
+    /// # Errors
+    /// When the data fail, or `take` does.
+    pub fn for_each(
+        &self,
+        split: Split,
+        most: Option<usize>,
+        runtime: &Handle,
+        take: impl FnMut(&Rows) -> Result<()>,
+    ) -> Result<()> {
+        let side = self.plan.config.augment.size;
+        let batches = batches(&self.plan, self.set(split)?, side, most, &self.place, runtime)?;
+        for_each(batches, |images| self.encode(images), take)
+    }
+
     /// Writes the features of a split, as they are: `features.npy`, `labels.npy` (-1 where there is none) and
     /// `keys.json`, row by row. Gives the number of rows.
     ///
@@ -221,16 +246,11 @@ impl Frozen {
         }
         fs::create_dir_all(out).with_context(|| format!("{}: cannot be made; choose another --out", out.display()))?;
         let set = self.set(split)?;
-        let batches = batches(&self.plan, set, self.plan.config.augment.size, most, &self.place, runtime)?;
         let mut writer = Embedding::begin(&files)?;
-        for_each(
-            batches,
-            |images| self.encode(images),
-            |rows| {
-                let keys = rows.samples.iter().map(|&number| set.sample(number).key);
-                writer.add(rows.values, rows.width, rows.labels, keys)
-            },
-        )?;
+        self.for_each(split, most, runtime, |rows| {
+            let keys = rows.samples.iter().map(|&number| set.sample(number).key);
+            writer.add(rows.values, rows.width, rows.labels, keys)
+        })?;
         writer.end()
     }
 }

@@ -5,6 +5,7 @@ pub mod bench;
 pub mod eval;
 pub mod exchange;
 pub mod folder;
+pub mod plane;
 pub mod reshard;
 pub mod retrieval;
 pub mod score;

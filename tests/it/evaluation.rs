@@ -85,10 +85,33 @@ fn eval_prints_its_splits_and_leaves_its_scores() {
 }
 
 #[test]
+fn umap_draws_a_point_a_sample_and_names_the_labels() {
+    let folder = temporary();
+    let [run, names] = [run(), folder.path().join("names.txt")];
+    fs::write(&names, "shirts & tops\n").unwrap();
+    let [svg, page] = ["plane.svg", "plane.html"].map(|name| folder.path().join(name));
+    for out in [&svg, &page] {
+        let umap = ["umap", at(&run), "--samples", "300", "--names", at(&names), "--out", at(out)];
+        finish(&mut saccade(&umap), 0);
+    }
+    let [svg, page] = [svg, page].map(|path| fs::read_to_string(path).unwrap());
+    // And a dot beside each of the ten labels, of which one has a name.
+    assert_eq!((svg.matches("<circle").count(), page.matches("<circle").count()), (310, 310));
+    assert!(svg.contains(">shirts &amp; tops</text>") && svg.contains(">9</text>"), "{svg}");
+    assert_eq!((svg.matches("<title>").count(), page.matches("<title>").count()), (1, 302), "what hovering shows");
+    // The same seed, the same drawing.
+    let points = |text: &str| text.lines().filter_map(|line| Some(line.split_once(" r=")?.0.to_owned())).collect();
+    let [first, second]: [Vec<String>; 2] = [points(&svg), points(&page)];
+    assert_eq!(first, second);
+}
+
+#[test]
 fn what_cannot_be_scored_is_refused_with_the_mend() {
     let folder = temporary();
     let [run, empty] = [run(), folder.path().to_owned()];
-    let cases: [(&[&str], &[&str]); 4] = [
+    let cases: [(&[&str], &[&str]); 6] = [
+        (&["umap", at(&run), "--out", "plane.jpg"], &["plane.jpg", ".svg"]),
+        (&["umap", at(&run), "--neighbours", "1", "--out", "plane.svg"], &["1 neighbours"]),
         (&["eval", at(&empty)], &["run"]),
         (&["eval", at(&run), "--pooling", "last-four"], &["--pooling"]),
         (&["eval", at(&run), "--set", "data.validation=[]"], &["data.validation"]),

@@ -40,6 +40,8 @@ mod saccade_objective;
 mod convnext;
 // Scores against scikit-learn, and on points with known answers.
 mod scores;
+// Features as points of a plane.
+mod umap;
 // Scores and features of a run, as files.
 mod evaluation;
 // Features that collapse, and features that do not.

@@ -45,9 +45,6 @@ const PART: usize = 32;
 /// So many rows of the crop are fetched before they are used.
 const AHEAD: usize = 4;
 
-/// Bytes before a mirrored row; some of them are written to.
-const MARGIN: usize = PART;
-
 /// A part of a row in words, counted from the middle level.
 type Part = [__m256i; 2];
 
@@ -98,7 +95,7 @@ pub fn resample(cut: &Cut, across: &Axis, down: &Axis, mirrored: bool, buffers: 
     for row in crop.iter_mut().chain(blended.iter_mut()) {
         row.resize(parts, [_mm256_setzero_si256(); 2]);
     }
-    turned.resize(MARGIN / PART + read, [0; PART]);
+    turned.resize(read, [0; PART]);
     rows.resize(AT_ONCE * stride, 0);
     let blocks = blocks.of(across, cut.width, mirrored);
 
@@ -117,7 +114,7 @@ pub fn resample(cut: &Cut, across: &Axis, down: &Axis, mirrored: bool, buffers: 
                     let mut bytes = source.parts(0, row, read);
                     if mirrored {
                         mirror(&bytes.as_flattened()[..values], turned.as_flattened_mut());
-                        bytes = &turned[MARGIN / PART..];
+                        bytes = turned;
                     }
                     widen(bytes, &mut crop[row % TAPS]);
                     fetch(source.parts(0, (row + AHEAD).min(cut.height - 1), read));
@@ -174,7 +171,7 @@ impl Blocks {
     }
 }
 
-/// Exchanges left and right of a row; it begins behind [`MARGIN`].
+/// Exchanges left and right of a row.
 #[inline]
 #[target_feature(enable = "avx2")]
 #[expect(unsafe_code, reason = "vectors are loaded and stored through pointers")]
@@ -187,8 +184,8 @@ fn mirror(row: &[u8], into: &mut [u8]) {
     let from = unsafe { FROM.as_ptr().cast::<__m128i>().read_unaligned() };
     let mut at = 0;
     while let Some(bytes) = row[at..].first_chunk::<16>() {
-        let place = MARGIN + row.len() - at - 16;
-        let place: &mut [u8; 16] = into[place..].first_chunk_mut().expect("a place in the margin or the row");
+        // Its first byte is another pixel's, which is put there next.
+        let place: &mut [u8; 16] = into[row.len() - at - 16..].first_chunk_mut().expect("a place in the row");
         // SAFETY: as many bytes are read, and as many written.
         unsafe {
             let pixels = bytes.as_ptr().cast::<__m128i>().read_unaligned();
@@ -197,7 +194,7 @@ fn mirror(row: &[u8], into: &mut [u8]) {
         at += PIXELS;
     }
     let (pixels, _) = row[at..].as_chunks::<3>();
-    let (places, _) = into[MARGIN..].as_chunks_mut::<3>();
+    let (places, _) = into.as_chunks_mut::<3>();
     for (place, pixel) in places.iter_mut().zip(pixels.iter().rev()) {
         *place = *pixel;
     }
