@@ -100,7 +100,11 @@ pub fn accuracies(
         let right = neighbours.iter().zip(&held_out.labels).filter(right).count();
         right as f64 / held_out.len().max(1) as f64
     };
-    let score = |(k, votes): (usize, Votes)| KnnScore { nearness, votes, k, accuracy: share(k, votes) };
+    // There are no more neighbours than training samples.
+    let score = |(k, votes): (usize, Votes)| {
+        let k = k.min(train.len());
+        KnnScore { nearness, votes, k, accuracy: share(k, votes) }
+    };
     ks.iter().flat_map(|&k| [(k, Votes::Plain), (k, Votes::Weighted)]).map(score).collect()
 }
 

@@ -26,6 +26,8 @@ const LEAST_GAIN: f64 = 1e-6;
 const MOST_CLASSES: usize = 1 << 16;
 /// Numbers in the scores of a block of samples.
 const SCORES_AT_ONCE: usize = 1 << 24;
+/// Added to the bound, whose features have a deviation of 1.
+const RIDGE: f64 = 1e-4;
 /// Places that a sample's label may take among the scores to count in `top5`.
 const FIVE: usize = 5;
 
@@ -66,9 +68,11 @@ pub fn probe(train: &Features, held_out: &Features, device: &Device) -> Option<P
         }
         steps += LOOK;
         let now = descent.least().1;
-        converged = least - now < LEAST_GAIN * now.abs();
-        least = least.min(now);
+        // A loss that rose was overshot, and falls again.
+        converged = (0.0..=LEAST_GAIN * now.abs()).contains(&(least - now));
+        least = now;
     }
+    descent.halt();
     let (chosen, train_loss) = descent.least();
     let weights = descent.weights_of(chosen);
     let right = |features: &Features, places: &[Option<usize>]| right(features, places, &weights, device);
@@ -98,10 +102,10 @@ struct Descent {
     penalties: [f64; RATES.len()],
 }
 
-/// Some samples: features with a last column of ones, and their labels as ones among zeros.
+/// Some samples: features with a last column of ones, and the places of their labels.
 struct Block {
     features: Tensor<2>,
-    labels: Tensor<3>,
+    places: Vec<Option<usize>>,
 }
 
 impl Descent {
@@ -111,7 +115,7 @@ impl Descent {
         let starts = (0..train.len()).step_by(at_once);
         let block = |start: usize| {
             let range = start..(start + at_once).min(train.len());
-            Block::new(with_ones(train, range.clone(), device), &places[range], classes)
+            Block { features: with_ones(train, range.clone(), device), places: places[range].to_vec() }
         };
         let blocks: Vec<Block> = starts.map(block).collect();
         let columns = RATES.len() * classes;
@@ -135,23 +139,38 @@ impl Descent {
         }
     }
 
-    /// Goes one step with every rate.
-    fn step(&mut self) {
+    /// Takes the losses where the weights are.
+    fn halt(&mut self) {
+        self.ahead = self.weights.clone();
+        let (_, losses, penalties) = self.look();
+        (self.losses, self.penalties) = (losses, penalties);
+    }
+
+    /// Gradient, losses and penalties where the next step begins.
+    fn look(&self) -> (Tensor<2>, [f64; RATES.len()], [f64; RATES.len()]) {
         let device = self.weights.device();
         let mut gradient = self.ahead.clone() * self.decayed.clone() * (PENALTY / self.samples);
         let squares = self.ahead.clone().square() * self.decayed.clone() * (0.5 * PENALTY / self.samples);
         let penalties = by_rate(squares.sum_dim(0), self.classes);
         let mut losses = penalties;
-        for Block { features, labels } in &self.blocks {
+        for Block { features, places } in &self.blocks {
             let [samples, _] = features.dims();
+            let labels = one_hot(places, self.classes, &device);
             let scores = features.clone().matmul(self.ahead.clone()).reshape([samples, RATES.len(), self.classes]);
             let shares = softmax(scores, 2);
             let right = (shares.clone() * labels.clone()).sum_dim(2).clamp_min(1e-30).log();
             let block: Vec<f32> = right.sum_dim(0).into_data().convert::<f32>().iter::<f32>().collect();
             losses.iter_mut().zip(block).for_each(|(loss, sum)| *loss -= f64::from(sum) / self.samples);
-            let errors = (shares - labels.clone()).reshape([samples, RATES.len() * self.classes]);
+            let errors = (shares - labels).reshape([samples, RATES.len() * self.classes]);
             gradient = gradient + features.clone().transpose().matmul(errors) / self.samples;
         }
+        (gradient, losses, penalties)
+    }
+
+    /// Goes one step with every rate.
+    fn step(&mut self) {
+        let device = self.weights.device();
+        let (gradient, losses, penalties) = self.look();
         let next = self.ahead.clone() - self.inverse.clone().matmul(gradient) * self.rates.clone();
         let mut pushes = [0.0; RATES.len()];
         for (rate, push) in pushes.iter_mut().enumerate() {
@@ -185,17 +204,15 @@ impl Descent {
     }
 }
 
-impl Block {
-    fn new(features: Tensor<2>, places: &[Option<usize>], classes: usize) -> Self {
-        let mut labels = vec![0.0f32; places.len() * classes];
-        for (row, place) in labels.chunks_mut(classes).zip(places) {
-            if let Some(place) = place {
-                row[*place] = 1.0;
-            }
+/// Labels as ones among zeros, `[samples, 1, classes]`.
+fn one_hot(places: &[Option<usize>], classes: usize, device: &Device) -> Tensor<3> {
+    let mut labels = vec![0.0f32; places.len() * classes];
+    for (row, place) in labels.chunks_mut(classes).zip(places) {
+        if let Some(place) = place {
+            row[*place] = 1.0;
         }
-        let labels = TensorData::new(labels, [places.len(), 1, classes]);
-        Self { labels: Tensor::from_data(labels, &features.device()), features }
     }
+    Tensor::from_data(TensorData::new(labels, [places.len(), 1, classes]), device)
 }
 
 fn with_ones(features: &Features, range: std::ops::Range<usize>, device: &Device) -> Tensor<2> {
@@ -227,8 +244,8 @@ fn bound(blocks: &[Block], samples: f64, width: usize, device: &Device) -> Vec<f
     }
     let products = products.into_data().convert::<f32>();
     let mut bound: Vec<f64> = products.iter::<f32>().map(|sum| 0.5 * f64::from(sum) / samples).collect();
-    // What is added has no penalty, but a column of ones bounds it; and rounding must not make a bound of 0.
-    bound.iter_mut().step_by(width + 1).for_each(|square| *square += PENALTY / samples);
+    // A greater matrix bounds too, and rounding of 32 bits must not make this one negative.
+    bound.iter_mut().step_by(width + 1).for_each(|square| *square += PENALTY / samples + RIDGE);
     bound
 }
 
@@ -238,8 +255,7 @@ fn inverse(mut matrix: Vec<f64>, size: usize) -> Vec<f32> {
         let (before, rest) = matrix.split_at_mut(column * size + column);
         let above = &before[column * size..];
         let square = rest[0] - above.iter().map(|value| value * value).sum::<f64>();
-        // Where rounding has left nothing, the direction is left as it is.
-        let root = square.max(f64::MIN_POSITIVE).sqrt();
+        let root = square.max(RIDGE * RIDGE).sqrt();
         rest[0] = root;
         let above = above.to_vec();
         for row in column + 1..size {
@@ -275,8 +291,11 @@ fn right(features: &Features, places: &[Option<usize>], weights: &Tensor<2>, dev
         let scores = with_ones(features, range.clone(), device).matmul(weights.clone());
         let scores: Vec<f32> = scores.into_data().convert::<f32>().iter::<f32>().collect();
         for (scores, place) in scores.chunks(classes).zip(&places[range]) {
-            let Some(own) = place.map(|place| scores[place]) else { continue };
-            let better = scores.iter().filter(|score| **score > own).count();
+            let &Some(place) = place else { continue };
+            let own = scores[place];
+            // Of equal scores the first label's counts for more, and what is no number never does.
+            let is_behind = |(number, score): (usize, &f32)| *score < own || (*score == own && number >= place);
+            let better = scores.len() - scores.iter().enumerate().filter(|scored| is_behind(*scored)).count();
             right[0] += usize::from(better == 0);
             right[1] += usize::from(better < FIVE);
         }

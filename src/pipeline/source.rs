@@ -12,6 +12,8 @@ use crate::shard::{self, ReadError, ShardSet};
 pub(super) enum Source {
     Read(Vec<u8>),
     Held(Held),
+    /// Was held, but not those of the shard any more when they had been used: to be read, which tells why.
+    Stale,
     Lost(ReadError),
 }
 
@@ -37,14 +39,16 @@ impl Held {
         [self.ppm.width, self.ppm.height]
     }
 
-    /// The whole picture, with the crop in it.
+    /// The rows that a crop lies in.
     pub fn region(&self, crop: Crop) -> Region<'_> {
-        let [width, height] = self.size();
-        let pixels = self.image.bytes().get(self.ppm.data.clone()).unwrap_or_default();
-        Region::of(pixels, Crop::whole(width, height), crop, 1)
+        let row = self.ppm.width as usize * 3;
+        let start = self.ppm.data.start + crop.top as usize * row;
+        let rows = self.image.bytes().get(start..start + crop.height as usize * row).unwrap_or_default();
+        let part = Crop { left: 0, top: crop.top, width: self.ppm.width, height: crop.height };
+        Region::of(rows, part, crop, 1)
     }
 
-    /// Bytes of the rows that a crop lies in, of which no others are touched.
+    /// Bytes of the rows that a crop lies in; no others are touched.
     pub fn bytes_of(&self, crop: Crop) -> u64 {
         u64::from(crop.height) * u64::from(self.ppm.width) * 3
     }

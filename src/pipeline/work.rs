@@ -90,8 +90,8 @@ impl Drop for CloseOnPanic {
 
 impl Worker {
     pub fn new(shared: Shared) -> Self {
-        let decoder = Decoder::new(shared.spec.decode);
-        let (resampler, field, masks, slot) = Default::default();
+        let (decoder, resampler) = (Decoder::new(shared.spec.decode), resampler(&shared.spec));
+        let (field, masks, slot) = Default::default();
         Self { shared, decoder, resampler, field, masks, slot, laps: Laps { counted: Instant::now() } }
     }
 
@@ -139,8 +139,7 @@ impl Worker {
         self.slot.quarantined.clear();
         (self.slot.sample, self.slot.read) = (None, 1);
         let mut viewed = self.view(&mut job);
-        if matches!(&job.source, Source::Held(held) if !held.is_intact()) {
-            // Reading it tells what has become of it.
+        if matches!(job.source, Source::Stale) {
             viewed = self.read(job.sample, &mut job)?.map_or_else(|| self.view(&mut job), Err);
         }
         match viewed {
@@ -197,7 +196,7 @@ impl Worker {
         let Shared { set, spec, pool, meters, .. } = &self.shared;
         let mut bytes = match std::mem::replace(&mut job.source, Source::Read(Vec::new())) {
             Source::Read(bytes) => bytes,
-            Source::Held(_) | Source::Lost(_) => pool.take_sample(set.sample(sample).length),
+            Source::Held(_) | Source::Stale | Source::Lost(_) => pool.take_sample(set.sample(sample).length),
         };
         let start = Instant::now();
         let read = set.read(sample, &mut bytes);
@@ -239,7 +238,7 @@ impl Worker {
     fn view(&mut self, job: &mut Job) -> Result<(), Unusable> {
         catch_unwind(AssertUnwindSafe(|| self.try_view(job))).unwrap_or_else(|cause| {
             self.decoder = Decoder::new(self.shared.spec.decode);
-            self.resampler = Resampler::default();
+            self.resampler = resampler(&self.shared.spec);
             let text = cause.downcast_ref::<&str>().map(|text| (*text).to_owned());
             let detail = text.or_else(|| cause.downcast_ref::<String>().cloned()).unwrap_or_default();
             Err(Unusable { reason: Reason::Panicked, detail })
@@ -259,16 +258,13 @@ impl Worker {
             Source::Held(held) => {
                 let [width, height] = held.size();
                 let crop = crop(spec, width, height, epoch, sample);
-                let length = held.bytes_of(crop);
-                // It is read where it is used.
-                meters.read.finished(Duration::ZERO, length);
-                (Ok(held.region(crop)), length)
+                (Ok(held.region(crop)), held.bytes_of(crop))
             }
+            Source::Stale => (Err(Unusable::damaged("not read again")), 0),
             Source::Lost(error) => (Err(lost(error)), 0),
         };
-        let took = laps.next();
-        let region = region.inspect_err(|_| meters.decode.busy(took))?;
-        meters.decode.sample(took, length);
+        let decoding = laps.next();
+        let region = region.inspect_err(|_| meters.decode.busy(decoding))?;
 
         probe.at(Stage::Augment, sample);
         let size = spec.side();
@@ -276,7 +272,19 @@ impl Worker {
         let whole = if spec.saccade.is_some() { &mut field[..] } else { &mut pixels[..] };
         let draws = |purpose| Draws::new(spec.order.seed(), epoch, u64::from(sample), purpose);
         let mirrored = spec.augment.flip && spec.order.is_shuffled() && draws(Purpose::Flip).below(2) == 1;
-        resampler.resample(&region, [size; 2], mirrored, whole)?;
+        resampler.resample(&region, [size; 2], mirrored, whole).inspect_err(|_| meters.decode.busy(decoding))?;
+        if let Source::Held(held) = source {
+            if !held.is_intact() {
+                // It is counted when it is read.
+                meters.decode.busy(decoding);
+                meters.augment.busy(laps.next());
+                *source = Source::Stale;
+                return Ok(());
+            }
+            // It is read where it is used.
+            meters.read.finished(Duration::ZERO, length);
+        }
+        meters.decode.sample(decoding, length);
         slot.saccade = spec.saccade.as_ref().map(|saccade| {
             let views = saccade.draw(&mut draws(Purpose::Saccade));
             let (first, second) = pixels.split_at_mut(square_bytes(saccade.size));
@@ -297,6 +305,11 @@ impl Worker {
         let took = self.laps.next();
         self.shared.meters.mask.sample(took, 0);
     }
+}
+
+/// Where two views are cut from a field, the field is read again at once.
+fn resampler(spec: &StreamSpec) -> Resampler {
+    if spec.saccade.is_some() { Resampler::default() } else { Resampler::past_the_cache() }
 }
 
 fn square_bytes(side: u32) -> usize {

@@ -15,7 +15,7 @@ use tokio::runtime::Handle;
 use super::exchange::{self, Which};
 use super::folder;
 use super::score::batches;
-use crate::checkpoint::{self, write_whole};
+use crate::checkpoint::write_whole;
 use crate::config::{Patterns, Plan};
 use crate::eval::dimension::{CorrelationDimension, correlation_dimension, spread};
 use crate::eval::features::{Features, Rows, extract, for_each};
@@ -98,7 +98,7 @@ impl Frozen {
     pub fn open(run: &Path, changes: &[String], which: Which, pooling: Pooling) -> Result<Self> {
         let plan = Plan::new(folder::config_of(run)?.changed(changes)?)?;
         let place = plan.config.device.open()?;
-        let opened = exchange::open(run)?;
+        let (opened, step) = exchange::open_run(run)?;
         opened.check_encoder(&plan.models.encoder)?;
         let mut encoder = plan.models.encoder.init(&mut WeightInit::new(0, FirstWeights::Published), &place.device);
         let ours = if which == Which::Target { opened.target()? } else { opened.encoder()? };
@@ -107,8 +107,6 @@ impl Frozen {
         if pooling == Pooling::LastFour && !has_four {
             bail!("--pooling last-four needs a ViT of at least {LAST} blocks: take --pooling mean");
         }
-        let (newest, _) = checkpoint::newest(&folder::checkpoints(run))?;
-        let step = newest.map_or(0, |checkpoint| checkpoint.position.step);
         Ok(Self { plan, step, encoder, pooling, place })
     }
 

@@ -109,6 +109,14 @@ pub fn open(path: &Path) -> Result<Exchanged> {
         shapes.check().with_context(|| path.join(SHAPES).display().to_string())?;
         return Ok(Exchanged { shapes, weights: read_arrays(&path.join(ARRAYS))? });
     }
+    Ok(open_run(path)?.0)
+}
+
+/// Opens a run's newest checkpoint, and tells after how many steps it was written.
+///
+/// # Errors
+/// When the folder is no run, or has no whole checkpoint.
+pub fn open_run(path: &Path) -> Result<(Exchanged, u64)> {
     let config = folder::config_of(path)
         .with_context(|| format!("{}: neither a run folder nor one that `saccade import` wrote", path.display()))?;
     let models = models(&config)?;
@@ -120,7 +128,8 @@ pub fn open(path: &Path) -> Result<Exchanged> {
     let Some(found) = found else { bail!("{}: the run has no whole checkpoint yet", path.display()) };
     let mut weights = found.weights;
     weights.retain(|name, _| !name.starts_with("moment"));
-    Ok(Exchanged { shapes: Shapes { encoder: models.encoder, predictor }, weights })
+    let exchanged = Exchanged { shapes: Shapes { encoder: models.encoder, predictor }, weights };
+    Ok((exchanged, found.position.step))
 }
 
 /// Reads another tool's weights: a Hugging Face folder, a checkpoint file of the I-JEPA authors, or torchvision's weights

@@ -104,26 +104,47 @@ fn listen() -> Option<libc::sigaction> {
     }
 }
 
-/// Puts zeros where a page is gone from one of our maps; everything else happens as it would without this handler.
+/// Puts zeros where a page is gone from one of our maps. Anything else is what it would be without this handler, which
+/// then goes.
 #[expect(unsafe_code, reason = "a signal's handler is called by the system")]
 extern "C" fn on_bus_error(signal: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
     // SAFETY: the system gives the address of what could not be read. The calls are those of a handler: `sysconf` of the
-    // page's size, `mmap` and `sigaction` enter the kernel and nothing else.
+    // page's size, `mmap`, `sigaction` and `raise` enter the kernel and nothing else.
     unsafe {
-        let address = (*info).si_addr() as usize;
-        let inside = |place: &&Place| (place.start.load(SeqCst)..place.end.load(SeqCst)).contains(&address);
-        if let Some(place) = PLACES.iter().filter(|place| place.start.load(SeqCst) > 0).find(inside) {
-            let page = libc::sysconf(libc::_SC_PAGESIZE) as usize;
-            let flags = libc::MAP_FIXED | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-            let start = (address & !(page - 1)) as *mut libc::c_void;
-            place.torn.store(true, SeqCst);
-            if libc::mmap(start, page, libc::PROT_READ, flags, -1, 0) != libc::MAP_FAILED {
-                return;
-            }
+        // Sent by a process, it says nothing of memory.
+        let is_sent = (*info).si_code <= 0;
+        if !is_sent && mend((*info).si_addr() as usize) {
+            return;
         }
-        // The same access then meets what was there before.
         let before = BEFORE.get().copied().flatten();
         let default = libc::sigaction { sa_sigaction: libc::SIG_DFL, ..std::mem::zeroed() };
         libc::sigaction(signal, &raw const *before.as_ref().unwrap_or(&default), ptr::null_mut());
+        // The same access meets what was there before; what was sent must be sent again.
+        if is_sent {
+            libc::raise(signal);
+        }
     }
+}
+
+/// Puts zeros in place of the page that holds an address, if it belongs to a map.
+#[expect(unsafe_code, reason = "a page is asked of the system")]
+fn mend(address: usize) -> bool {
+    let mut is_ours = false;
+    for place in &PLACES {
+        let (start, end) = (place.start.load(SeqCst), place.end.load(SeqCst));
+        // Another map's place may be taken or given up meanwhile. That of the map that was touched cannot.
+        let is_settled = start > 0 && place.start.load(SeqCst) == start;
+        if is_settled && (start..end).contains(&address) {
+            place.torn.store(true, SeqCst);
+            is_ours = true;
+        }
+    }
+    // SAFETY: a page of one of our maps, from which nothing can be read any more, is exchanged for one of zeros.
+    is_ours
+        && unsafe {
+            let page = libc::sysconf(libc::_SC_PAGESIZE) as usize;
+            let flags = libc::MAP_FIXED | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+            let start = (address & !(page - 1)) as *mut libc::c_void;
+            libc::mmap(start, page, libc::PROT_READ, flags, -1, 0) != libc::MAP_FAILED
+        }
 }

@@ -212,7 +212,8 @@ impl ShardSet {
         let reads = |offset, into: &mut [u8]| read_at_once(&file.file, offset, into);
         let is_there = reads(sample.offset, start) && reads(sample.offset + last, &mut [0]);
         let range = sample.offset as usize..(sample.offset + sample.length) as usize;
-        let is_mapped = is_there && file.bytes(shard.stamp.size).is_some_and(|bytes| range.end <= bytes.len());
+        let is_mapped =
+            is_there && !file.is_torn() && file.bytes(shard.stamp.size).is_some_and(|bytes| range.end <= bytes.len());
         is_mapped.then_some(Held { file, stamp: shard.stamp, range })
     }
 

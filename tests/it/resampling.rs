@@ -105,6 +105,11 @@ fn by_every_form(region: &Region<'_>, size: [u32; 2], mirrored: bool) -> Vec<u8>
         Resampler::default().resample_by(form, region, size, mirrored, &mut view).expect("sizes that fit");
         view
     });
+    // Whatever the place in memory, and past the cache.
+    let mut long = vec![0; plain.len() + 21];
+    let view = &mut long[21..];
+    Resampler::past_the_cache().resample_by(Form::Avx2, region, size, mirrored, view).expect("sizes that fit");
+    assert!(view == plain, "AVX2 past the cache changes the view of {region:?} at {size:?}");
     assert!(avx2 == plain, "AVX2 changes the view of {region:?} at {size:?}");
     assert!(avx512 == plain, "AVX-512 changes the view of {region:?} at {size:?}");
     plain

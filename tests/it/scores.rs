@@ -102,6 +102,28 @@ fn both_splits_are_standardised_by_the_training_split() {
     assert_eq!(held_out.values, [3.0, 1.0]);
 }
 
+/// Features that say nothing, or the same thing several times, must not look like good ones.
+#[test]
+fn linear_probe_sees_through_features_that_say_nothing() {
+    let labels = |count: u32| (0..count).map(|number| number % 4).collect::<Vec<u32>>();
+    let of = |values: Vec<f32>, width: usize, count: u32| Features {
+        values,
+        width,
+        labels: labels(count),
+        samples: (0..count).collect(),
+    };
+    let collapsed = of(vec![0.0; 400 * 8], 8, 400);
+    let score = probe(&collapsed, &collapsed, &Device::flex()).unwrap();
+    assert_eq!((score.top1, score.converged), (0.25, true), "{score:?}");
+    // Two directions, each five times over.
+    let place = |number: u32| [f32::from(u8::from(number % 4 >= 2)) - 0.5, f32::from((number % 2) as u8) - 0.5];
+    let repeated = of((0..400).flat_map(|number| [place(number); 5].concat()).collect(), 10, 400);
+    let score = probe(&repeated, &repeated, &Device::flex()).unwrap();
+    assert_eq!((score.top1, score.converged), (1.0, true), "{score:?}");
+    let one = of(vec![1.0], 1, 1);
+    assert!(probe(&one, &one, &Device::flex()).unwrap().converged);
+}
+
 #[test]
 fn nearer_neighbours_weigh_more() {
     // Two of label 5 far away, one of label 4 near: the majority is 5, the weight lies with 4.

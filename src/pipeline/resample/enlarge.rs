@@ -85,7 +85,14 @@ struct Block {
 
 /// For views of at least [`LEAST_SIZE`], and axes of two taps.
 #[target_feature(enable = "avx2")]
-pub fn resample(cut: &Cut, across: &Axis, down: &Axis, mirrored: bool, buffers: &mut Rows, view: &mut [u8]) {
+pub fn resample(
+    cut: &Cut,
+    [across, down]: [&Axis; 2],
+    mirrored: bool,
+    buffers: &mut Rows,
+    past_the_cache: bool,
+    view: &mut [u8],
+) {
     let (stride, height) = (across.starts.len() * 3, down.starts.len());
     assert!(view.len() == stride * height, "a view of this size");
     let Rows { blocks, mirrored: turned, crop, blended, view: rows, tail } = buffers;
@@ -125,7 +132,8 @@ pub fn resample(cut: &Cut, across: &Axis, down: &Axis, mirrored: bool, buffers: 
             let into = &mut rows[(top - first) * stride..][..ROWS * stride];
             blend_across(blocks, [&blended[0], &blended[1]], into);
         }
-        put_past_the_cache(&rows[..(end - first) * stride], &mut view[first * stride..end * stride]);
+        let (made, place) = (&rows[..(end - first) * stride], &mut view[first * stride..end * stride]);
+        if past_the_cache { put_past_the_cache(made, place) } else { place.copy_from_slice(made) }
     }
     _mm_sfence();
 }
@@ -273,7 +281,7 @@ fn two_eights(row: &[Part], begins: [u32; 2], behind: usize) -> __m256i {
     }
 }
 
-/// Copies without fetching what is overwritten: a batch is larger than a cache, and nobody reads it soon.
+/// Copies without fetching what is overwritten.
 #[inline]
 #[target_feature(enable = "avx2")]
 #[expect(unsafe_code, reason = "vectors are stored through a pointer")]

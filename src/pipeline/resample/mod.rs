@@ -31,6 +31,8 @@ pub struct Resampler {
     across: Axis,
     down: Axis,
     rows: plain::Rows,
+    /// Whether views go to memory at once, where they would only take the place of what is needed next.
+    past_the_cache: bool,
     #[cfg(target_arch = "x86_64")]
     enlarge: enlarge::Rows,
     #[cfg(target_arch = "x86_64")]
@@ -69,6 +71,11 @@ impl Form {
 }
 
 impl Resampler {
+    /// For views that nobody reads soon, as those of a batch: it is larger than a cache.
+    pub fn past_the_cache() -> Self {
+        Self { past_the_cache: true, ..Self::default() }
+    }
+
     /// Cuts out the crop, then resizes it once; `mirrored` exchanges left and right of the view.
     ///
     /// # Shapes
@@ -134,12 +141,12 @@ impl Resampler {
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2")]
     fn resample_avx2(&mut self, cut: &Cut, region: &Region<'_>, size: [u32; 2], mirrored: bool, view: &mut [u8]) {
+        self.weigh(cut, region, size, mirrored);
         let least = size[0].min(size[1]) as usize;
         if Self::enlarges(cut, region, size) && least >= enlarge::LEAST_SIZE {
-            self.weigh(cut, region, size, mirrored);
-            return enlarge::resample(cut, &self.across, &self.down, mirrored, &mut self.enlarge, view);
+            let Self { across, down, enlarge, past_the_cache, .. } = self;
+            return enlarge::resample(cut, [across, down], mirrored, enlarge, *past_the_cache, view);
         }
-        self.weigh(cut, region, size, mirrored);
         let Self { across, down, rows, avx2, .. } = self;
         if least < avx2::LEAST_SIZE || across.is_exact() || down.is_exact() {
             plain::resample(cut, across, down, rows, view);

@@ -100,6 +100,10 @@ fn batch_while(happens: impl FnOnce(&Path)) -> (bool, Line) {
     gate.1.notify_all();
     let line = Line::of(&pipeline.next().expect("a batch").expect("a sound one"));
     assert_eq!(line.samples.len() + line.quarantined.len(), BATCH);
+    for stage in [Stage::Read, Stage::Decode, Stage::Augment] {
+        let counted = bench.totals(stage).samples;
+        assert!(!is_told || counted == line.samples.len() as u64, "{stage:?}: {counted} of {:?}", line.samples);
+    }
     (is_told, line)
 }
 
