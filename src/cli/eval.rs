@@ -37,7 +37,7 @@ struct EncoderArgs {
 pub struct EvalArgs {
     #[command(flatten)]
     encoder: EncoderArgs,
-    /// Training samples at most, evenly spread over all; all when left out
+    /// Training samples at most: every second, third and so on, as few as keep to it; all when left out
     #[arg(long, value_name = "N", value_parser = positive)]
     train_samples: Option<usize>,
     /// How many neighbours vote
@@ -61,7 +61,7 @@ pub struct EmbedArgs {
     /// Which shards of the run
     #[arg(long, value_enum, default_value_t = Split::Validation)]
     split: Split,
-    /// Samples at most, evenly spread over all; all when left out
+    /// Samples at most: every second, third and so on, as few as keep to it; all when left out
     #[arg(long, value_name = "N", value_parser = positive)]
     samples: Option<usize>,
 }
@@ -76,7 +76,7 @@ pub struct UmapArgs {
     /// Which shards of the run
     #[arg(long, value_enum, default_value_t = Split::Validation)]
     split: Split,
-    /// Samples at most, evenly spread over all
+    /// Samples at most: every second, third and so on, as few as keep to it
     #[arg(long, value_name = "N", default_value = "10000", value_parser = positive)]
     samples: usize,
     /// A file with the labels' names, a line each, from label 0 on
@@ -102,22 +102,21 @@ pub fn eval(args: &EvalArgs) -> Result<()> {
     let request = Request { train_samples: args.train_samples, ks: args.k.clone() };
     let (scores, splits) = frozen.scores(args.encoder.which, &request, runtime.handle())?;
     let saved = scores.save(&args.encoder.run)?;
-    if let Some(path) = &args.neighbours {
-        retrieval::draw(&frozen, &splits, [PICTURED, NEIGHBOURS], path)?;
-    }
     if args.json {
-        return say_json(&scores);
+        say_json(&scores)?;
+    } else {
+        table(&scores).iter().try_for_each(|line| say(line))?;
+        say("")?;
+        say(&row(&args.encoder.run.display().to_string(), &scores))?;
+        say(&format!("written: {}", saved.display()))?;
     }
-    table(&scores).iter().try_for_each(|line| say(line))?;
-    say("")?;
-    say(&row(&args.encoder.run.display().to_string(), &scores))?;
-    say(&format!("written: {}", saved.display()))?;
-    args.neighbours.as_ref().map_or(Ok(()), |path| {
-        say(&format!(
-            "{}: held-out images, and the nearest training images; a green frame is the same label",
-            path.display()
-        ))
-    })
+    let Some(path) = &args.neighbours else { return Ok(()) };
+    retrieval::draw(&frozen, &splits, [PICTURED, NEIGHBOURS], path)?;
+    if args.json {
+        return Ok(());
+    }
+    let what = "held-out images, and the nearest training images; a green frame is the same label";
+    say(&format!("{}: {what}", path.display()))
 }
 
 pub fn embed(args: &EmbedArgs) -> Result<()> {

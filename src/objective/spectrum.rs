@@ -248,8 +248,8 @@ fn add(to: &mut [f64], factor: f64, values: &[f64]) {
     to.iter_mut().zip(values).for_each(|(to, value)| *to += factor * value);
 }
 
-/// Summed in lanes, which a processor adds at once.
-fn dot(left: &[f64], right: &[f64]) -> f64 {
+/// The sum of products, in lanes, which a processor adds at once; of the shorter one's length.
+pub fn dot(left: &[f64], right: &[f64]) -> f64 {
     const LANES: usize = 8;
     let (left, left_rest) = left.as_chunks::<LANES>();
     let (right, right_rest) = right.as_chunks::<LANES>();

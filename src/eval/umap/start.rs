@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 
 use crate::draws::{Draws, Purpose};
+use crate::objective::spectrum::dot;
 
 /// Rounds of the iteration; a start needs the directions of large variances, not their last digits.
 const ROUNDS: usize = 30;
@@ -103,19 +104,4 @@ fn turned(values: &[f32], mean: &[f64], directions: &Directions) -> Directions {
 fn along(row: &[f32], mean: &[f64], directions: &Directions) -> [f64; 2] {
     let centred: Vec<f64> = row.iter().zip(mean).map(|(&value, mean)| f64::from(value) - mean).collect();
     directions.each_ref().map(|direction| dot(&centred, direction))
-}
-
-/// Summed in lanes, which a processor adds at once.
-fn dot(left: &[f64], right: &[f64]) -> f64 {
-    const LANES: usize = 8;
-    let (left, left_rest) = left.as_chunks::<LANES>();
-    let (right, right_rest) = right.as_chunks::<LANES>();
-    let mut sums = [0.0; LANES];
-    for (left, right) in left.iter().zip(right) {
-        for lane in 0..LANES {
-            sums[lane] += left[lane] * right[lane];
-        }
-    }
-    let rest: f64 = left_rest.iter().zip(right_rest).map(|(left, right)| left * right).sum();
-    sums.iter().sum::<f64>() + rest
 }

@@ -57,7 +57,7 @@ fn samples_give_the_same_batches_and_reasons_whether_they_are_read_whole_or_not(
 }
 
 #[test]
-fn what_lies_above_and_below_a_crop_is_not_read() {
+fn what_lies_above_and_below_a_crop_is_not_counted_as_read() {
     let bench = Bench::named(&[40], "ppm", pixmap);
     let lines = bench.run(&spec(8, MaskMode::PerSample), config(2), 0..5);
     assert_eq!(lines.len(), 5);
