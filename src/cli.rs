@@ -4,6 +4,7 @@ mod eval;
 mod progress;
 mod shards;
 mod tune;
+mod view;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -76,6 +77,12 @@ Prints what it measured, which stage limits, and the [stream] section to paste i
   saccade umap runs/quickstart --out plane.svg
   saccade umap runs/quickstart --out plane.html --names shards/fashion-names.txt --samples 5000")]
     Umap(eval::UmapArgs),
+    /// Shows in a browser what a run's encoder attends to, image by image
+    #[command(after_help = "Examples:
+  saccade view runs/quickstart --names shards/fashion-names.txt
+  saccade view runs/quickstart --address 0.0.0.0:9500
+Then open the address that it prints. Without --address only this machine can.")]
+    View(view::ViewArgs),
     /// Writes a run's encoder for other tools: a ViT as a folder that Hugging Face's IJepaModel.from_pretrained opens, a
     /// ConvNeXt as a file with torchvision's names
     #[command(after_help = "Example:\n  saccade export runs/quickstart --out exported")]
@@ -232,6 +239,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Verb::Eval(args) => eval::eval(&args),
         Verb::Embed(args) => eval::embed(&args),
         Verb::Umap(args) => eval::draw(&args),
+        Verb::View(args) => view::run(&args),
         Verb::Export(args) => exchange::export(&exchange::open(&args.run)?, args.which, &args.out),
         Verb::Import(args) => exchange::write(&exchange::import(&args.source, args.heads)?, &args.out),
         Verb::Shards(verb) => shards::run(verb),

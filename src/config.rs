@@ -20,6 +20,7 @@ use crate::shard::{ShardError, ShardSet};
 use crate::telemetry::TelemetryConfig;
 use crate::train::device::DeviceError;
 use crate::train::model::Loss;
+use crate::train::probe::ProbeConfig;
 use crate::train::step::StepConfig;
 use crate::train::upload::uploaded_bytes;
 use crate::train::{DeviceChoice, ModelConfig, Normalisation, Schedules};
@@ -300,6 +301,7 @@ impl Plan {
                 clip_norm: config.train.clip_norm,
                 loss: loss(&config),
                 schedules: schedules(&config, steps, train.len()),
+                probe: probe_config(&train, models.encoder.width()),
             },
             stops: Stops::new(&config, steps, train.len()),
             encoder_parameters: models.encoder.parameters(),
@@ -317,9 +319,11 @@ impl Plan {
         self.encoder_parameters + self.predictor_parameters
     }
 
-    /// Bytes of one checkpoint: encoder, target encoder and predictor, and two moments of all that is trained.
+    /// Bytes of one checkpoint: encoder, target encoder, predictor and online probe, and two moments of all that is
+    /// trained.
     pub fn checkpoint_bytes(&self) -> u64 {
-        4 * (3 * self.parameters() + self.encoder_parameters + self.models.projector_parameters())
+        let probe = self.step.probe.map_or(0, |probe| 3 * (probe.width as u64 + 1) * probe.classes as u64);
+        4 * (3 * self.parameters() + self.encoder_parameters + self.models.projector_parameters() + probe)
     }
 
     /// What decides the course of the run beside the data: a run goes on only under the same.
@@ -335,6 +339,13 @@ impl Plan {
         let batch = self.config.train.batch.div_ceil(self.config.train.accumulate);
         let (decode, on_lost_shard) = (self.config.decode, self.config.data.on_lost_shard);
         StreamSpec { order: Order::InOrder { every }, batch, decode, augment, saccade: None, mask: None, on_lost_shard }
+    }
+
+    /// The stream of so many views, drawn as for training, of `most` samples at most.
+    pub fn viewing(&self, samples: usize, most: usize, views: usize) -> StreamSpec {
+        let every = samples.div_ceil(most).max(1);
+        let order = Order::Viewed { seed: self.config.seed, every, views };
+        StreamSpec { order, ..self.scoring(self.config.augment.size, samples, None) }
     }
 
     /// Bytes that the run writes at most: the checkpoints it keeps, one that is being written, and its records.
@@ -354,6 +365,13 @@ pub fn course(config: &RunConfig, models: &ModelConfig) -> String {
         "weights": config.encoder.weights().is_some(),
     })
     .to_string()
+}
+
+/// What an online probe would tell apart; none without labels, or with more than any data set has classes.
+fn probe_config(train: &ShardSet, width: usize) -> Option<ProbeConfig> {
+    const MOST_CLASSES: u32 = 1 << 16;
+    let largest = (0..train.len() as u32).filter_map(|number| train.sample(number).label).max()?;
+    (largest < MOST_CLASSES).then_some(ProbeConfig { width, classes: largest as usize + 1 })
 }
 
 fn loss(config: &RunConfig) -> Loss {

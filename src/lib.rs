@@ -19,4 +19,5 @@ pub mod checkpoint;
 pub mod eval;
 pub mod config;
 pub mod run;
+pub mod web;
 pub mod cli;

@@ -1,6 +1,6 @@
 //! `eval` and `embed`: the scores of a run's encoder as a table, its features as files.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::Args;
@@ -9,6 +9,7 @@ use tokio::runtime::Runtime;
 use super::{Changes, count, positive, say, say_json};
 use crate::eval::knn::{Nearness, Votes};
 use crate::eval::probe::ProbeScore;
+use crate::eval::scores::FeatureScores;
 use crate::eval::umap::UmapConfig;
 use crate::run::eval::{Evaluation, Frozen, Pooling, Request, Split};
 use crate::run::exchange::Which;
@@ -20,9 +21,9 @@ const NEIGHBOURS: usize = 8;
 
 /// Which encoder, and how its features are taken.
 #[derive(Args)]
-struct EncoderArgs {
+pub struct EncoderArgs {
     /// A run folder
-    run: PathBuf,
+    pub run: PathBuf,
     #[command(flatten)]
     changes: Changes,
     /// Which of the two encoders
@@ -91,7 +92,7 @@ pub struct UmapArgs {
 }
 
 impl EncoderArgs {
-    fn open(&self) -> Result<Frozen> {
+    pub fn open(&self) -> Result<Frozen> {
         Frozen::open(&self.run, &self.changes.set, self.which, self.pooling)
     }
 }
@@ -100,7 +101,7 @@ pub fn eval(args: &EvalArgs) -> Result<()> {
     let runtime = Runtime::new().context("no threads for the runtime")?;
     let frozen = args.encoder.open()?;
     let request = Request { train_samples: args.train_samples, ks: args.k.clone() };
-    let (scores, splits) = frozen.scores(args.encoder.which, &request, runtime.handle())?;
+    let (scores, splits) = frozen.scores(&request, runtime.handle())?;
     let saved = scores.save(&args.encoder.run)?;
     if args.json {
         say_json(&scores)?;
@@ -128,11 +129,7 @@ pub fn embed(args: &EmbedArgs) -> Result<()> {
 pub fn draw(args: &UmapArgs) -> Result<()> {
     plane::is_page(&args.out)?;
     let runtime = Runtime::new().context("no threads for the runtime")?;
-    let names = match &args.names {
-        Some(path) => std::fs::read_to_string(path).with_context(|| format!("{}: cannot be read", path.display()))?,
-        None => String::new(),
-    };
-    let names: Vec<String> = names.lines().map(str::to_owned).collect();
+    let names = names(args.names.as_deref())?;
     let umap = UmapConfig { neighbours: args.neighbours, ..UmapConfig::new(args.seed) };
     let request = plane::Request { split: args.split, samples: args.samples, umap };
     let frozen = args.encoder.open()?;
@@ -147,12 +144,20 @@ pub fn draw(args: &UmapArgs) -> Result<()> {
     say(&format!("{}: {title}", args.out.display()))
 }
 
+/// The labels' names, a line each; none without a file.
+pub fn names(file: Option<&Path>) -> Result<Vec<String>> {
+    let Some(path) = file else { return Ok(Vec::new()) };
+    let text = std::fs::read_to_string(path).with_context(|| format!("{}: cannot be read", path.display()))?;
+    Ok(text.lines().map(str::to_owned).collect())
+}
+
 fn percent(share: f64) -> String {
     format!("{:6.2} %", 100.0 * share)
 }
 
 fn table(scores: &Evaluation) -> Vec<String> {
-    let Evaluation { train, held_out, probe, .. } = scores;
+    let Evaluation { train, held_out, scores: found, .. } = scores;
+    let FeatureScores { knn, probe, correlation_dimension, rankme, alpha, lidar, .. } = found;
     let encoder = if scores.which == Which::Target { "target encoder" } else { "encoder" };
     let pooling = if scores.pooling == Pooling::Mean { "mean" } else { "last four blocks" };
     let mut lines = vec![
@@ -162,7 +167,7 @@ fn table(scores: &Evaluation) -> Vec<String> {
         String::new(),
         "kNN, standardised features       plain     weighted".into(),
     ];
-    for pair in scores.knn.chunks(2) {
+    for pair in knn.chunks(2) {
         let [plain, weighted] = [Votes::Plain, Votes::Weighted].map(|votes| {
             pair.iter().find(|score| score.votes == votes).map_or(String::new(), |score| percent(score.accuracy))
         });
@@ -173,11 +178,11 @@ fn table(scores: &Evaluation) -> Vec<String> {
     lines.push("linear probe, standardised features".into());
     lines.push(probe.as_ref().map_or_else(|| "  none: too many labels".into(), probed));
     lines.push("the held-out features themselves".into());
-    lines.push(format!("  RankMe                {:8.2}", scores.rankme));
+    lines.push(format!("  RankMe                {rankme:8.2}"));
     let or_none = |number: Option<String>| number.unwrap_or_else(|| "    none: too few directions or pairs".into());
-    lines.push(format!("  alpha-ReQ             {}", or_none(scores.alpha.map(|alpha| format!("{alpha:8.2}")))));
-    let dimension =
-        scores.correlation_dimension.map(|found| format!("{:8.2} +- {:.2}", found.dimension, found.uncertainty));
+    lines.push(format!("  alpha-ReQ             {}", or_none(alpha.map(|alpha| format!("{alpha:8.2}")))));
+    lines.push(format!("  LiDAR                 {}", or_none(lidar.map(|lidar| format!("{lidar:8.2}")))));
+    let dimension = correlation_dimension.map(|found| format!("{:8.2} +- {:.2}", found.dimension, found.uncertainty));
     lines.push(format!("  correlation dimension {}", or_none(dimension)));
     let parts: Vec<String> =
         scores.seconds.iter().map(|(part, seconds)| format!("{} {seconds:.1} s", part.replace('_', " "))).collect();
@@ -193,10 +198,11 @@ fn probed(probe: &ProbeScore) -> String {
 
 /// For a table of results.
 fn row(run: &str, scores: &Evaluation) -> String {
-    let best = scores.knn.iter().filter(|score| score.nearness == Nearness::Cosine);
+    let FeatureScores { knn, probe, rankme, .. } = &scores.scores;
+    let best = knn.iter().filter(|score| score.nearness == Nearness::Cosine);
     let best = best.max_by(|one, other| one.accuracy.total_cmp(&other.accuracy));
     let knn = best.map_or(String::new(), |score| format!("{:.2} (k = {})", 100.0 * score.accuracy, score.k));
-    let probe = scores.probe.map_or_else(|| "none".into(), |probe| format!("{:.2}", 100.0 * probe.top1));
+    let probe = probe.map_or_else(|| "none".into(), |probe| format!("{:.2}", 100.0 * probe.top1));
     let images = count(scores.images_seen);
-    format!("| {run} | {images} images | kNN {knn} | probe {probe} | RankMe {:.1} |", scores.rankme)
+    format!("| {run} | {images} images | kNN {knn} | probe {probe} | RankMe {rankme:.1} |")
 }

@@ -116,9 +116,15 @@ fn table(scores: &Scores) -> String {
         ("raw pixels".into(), scores.baselines.knn_raw_pixels),
     ];
     let rows = rows.map(|(name, share)| format!("  {name:<36}{:>6.2} %", 100.0 * share));
+    let more = scores.target.as_ref().map_or_else(String::new, |found| {
+        let probe = found.probe.map_or_else(|| "none".into(), |probe| format!("{:.2} %", 100.0 * probe.top1));
+        let [alpha, lidar] = [found.alpha, found.lidar]
+            .map(|number| number.map_or_else(|| "none".into(), |number| format!("{number:.2}")));
+        format!("\n  linear probe {probe}, RankMe {:.2}, alpha-ReQ {alpha}, LiDAR {lidar}", found.rankme)
+    });
     let head =
         format!("kNN, k = {k}, cosine; {train_samples} training samples, {validation_samples} validation samples");
-    format!("{head}\n{}", rows.join("\n"))
+    format!("{head}\n{}{more}", rows.join("\n"))
 }
 
 /// What is wrong with samples of a Plan's shards: a line per split and kind, with the first of each.

@@ -40,7 +40,8 @@ impl Features {
         classes
     }
 
-    fn extend(&mut self, rows: &Rows) {
+    /// Adds rows; samples without a label are left out.
+    pub fn extend(&mut self, rows: &Rows) {
         self.width = rows.width;
         for ((row, sample), label) in rows.values.chunks(rows.width.max(1)).zip(rows.samples).zip(rows.labels) {
             if let Some(label) = label {

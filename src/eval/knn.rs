@@ -54,28 +54,46 @@ pub struct Neighbour {
     pub nearness: f32,
 }
 
-/// Shifts and scales both splits by the training split's mean and deviation, feature by feature.
-pub fn standardise(train: &mut Features, held_out: &mut Features) {
-    let (width, count) = (train.width, train.len().max(1) as f64);
-    let mut moments = vec![(0.0f64, 0.0f64); width];
-    for row in train.values.chunks(width.max(1)) {
-        for (sum, &value) in moments.iter_mut().zip(row) {
-            sum.0 += f64::from(value) / count;
+/// Mean and deviation of each feature of a split.
+#[derive(Clone, Debug)]
+pub struct Standard {
+    moments: Vec<(f32, f32)>,
+}
+
+impl Standard {
+    pub fn of(split: &Features) -> Self {
+        let (width, count) = (split.width, split.len().max(1) as f64);
+        let mut moments = vec![(0.0f64, 0.0f64); width];
+        for row in split.values.chunks(width.max(1)) {
+            for (sum, &value) in moments.iter_mut().zip(row) {
+                sum.0 += f64::from(value) / count;
+            }
         }
-    }
-    for row in train.values.chunks(width.max(1)) {
-        for (sum, &value) in moments.iter_mut().zip(row) {
-            sum.1 += (f64::from(value) - sum.0).powi(2) / count;
+        for row in split.values.chunks(width.max(1)) {
+            for (sum, &value) in moments.iter_mut().zip(row) {
+                sum.1 += (f64::from(value) - sum.0).powi(2) / count;
+            }
         }
+        let of_varying = |deviation: f32| if deviation > LEAST_DEVIATION { deviation } else { 1.0 };
+        let narrow = |(mean, variance): (f64, f64)| (mean as f32, of_varying(variance.sqrt() as f32));
+        Self { moments: moments.into_iter().map(narrow).collect() }
     }
-    for split in [train, held_out] {
-        for row in split.values.chunks_mut(width.max(1)) {
-            for (value, &(mean, variance)) in row.iter_mut().zip(&moments) {
-                let deviation = variance.sqrt() as f32;
-                *value = (*value - mean as f32) / if deviation > LEAST_DEVIATION { deviation } else { 1.0 };
+
+    /// Shifts and scales feature by feature, so that the split it is of has mean 0 and deviation 1.
+    pub fn apply(&self, split: &mut Features) {
+        for row in split.values.chunks_mut(split.width.max(1)) {
+            for (value, (mean, deviation)) in row.iter_mut().zip(&self.moments) {
+                *value = (*value - mean) / deviation;
             }
         }
     }
+}
+
+/// Shifts and scales both splits by the training split's mean and deviation, feature by feature.
+pub fn standardise(train: &mut Features, held_out: &mut Features) {
+    let standard = Standard::of(train);
+    standard.apply(train);
+    standard.apply(held_out);
 }
 
 /// The share of held-out samples whose `k` nearest training samples vote for their label; a tie goes to the smallest label.

@@ -4,5 +4,8 @@ pub mod features;
 pub mod knn;
 pub mod probe;
 pub mod dimension;
+pub mod lidar;
+pub mod maps;
 pub mod npy;
+pub mod scores;
 pub mod umap;

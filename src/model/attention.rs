@@ -2,6 +2,7 @@
 
 use burn::module::Module;
 use burn::nn::Linear;
+use burn::tensor::activation::softmax;
 use burn::tensor::module::attention;
 use burn::tensor::ops::AttentionModuleOptions;
 use burn::tensor::{Bool, Device, Tensor};
@@ -44,6 +45,17 @@ impl Attention {
         let mask = hidden.map(|hidden| hidden.clone().expand([batch, self.heads, count, count]));
         let heads = attention(queries, keys, values, mask, None, AttentionModuleOptions::default());
         self.projection.forward(heads.swap_dims(1, 2).reshape([batch, count, width]))
+    }
+
+    /// How much of itself each token takes from each: what [`Self::forward`] weighs the values with.
+    ///
+    /// # Shapes
+    /// - `tokens`: `[batch, tokens, width]`
+    /// - output: `[batch, heads, tokens, tokens]`, rows add up to 1
+    pub fn weights(&self, tokens: Tensor<3>) -> Tensor<4> {
+        let [queries, keys, _] = self.apart(self.qkv.forward(tokens));
+        let [_, _, _, head_width] = queries.dims();
+        softmax(queries.matmul(keys.transpose()) / (head_width as f64).sqrt(), 3)
     }
 
     /// Each `[batch, heads, tokens, width / heads]`.
@@ -105,5 +117,10 @@ impl Block {
     pub fn forward(&self, tokens: Tensor<3>, hidden: Option<&Tensor<4, Bool>>) -> Tensor<3> {
         let tokens = tokens.clone() + self.attention.forward(self.norm1.forward(tokens), hidden);
         tokens.clone() + self.mlp.forward(self.norm2.forward(tokens))
+    }
+
+    /// What its attention weighs the tokens with, as in [`Attention::weights`].
+    pub fn weights(&self, tokens: Tensor<3>) -> Tensor<4> {
+        self.attention.weights(self.norm1.forward(tokens))
     }
 }

@@ -106,6 +106,15 @@ impl EnergyTransformer {
         (self.norm.forward(tokens), energies)
     }
 
+    /// The same, and what attention weighs the patches with at each iteration.
+    ///
+    /// # Shapes
+    /// - weights: `[batch, heads, patches, patches]` each, rows are queries and add up to 1
+    pub fn forward_attending(&self, images: Tensor<4>) -> (Tensor<3>, Vec<Tensor<4>>) {
+        let (tokens, weights) = self.block.forward_attending(self.tokens(images, None));
+        (self.norm.forward(tokens), weights)
+    }
+
     fn tokens(&self, images: Tensor<4>, choice: Option<&Choice>) -> Tensor<3> {
         let patches = patches(images, self.patch);
         let (patches, positions) = match choice {

@@ -58,6 +58,15 @@ impl EncoderConfig {
         }
     }
 
+    /// Layers that attend, and heads of each: blocks of a ViT, iterations of an Energy Transformer.
+    pub fn attention(&self) -> (usize, usize) {
+        match self {
+            Self::Vit(config) => (config.depth, config.heads),
+            Self::Energy(config) => (config.iterations, config.heads),
+            Self::ConvNext(_) => (0, 0),
+        }
+    }
+
     /// Whether weights of that encoder are weights of this one: a ConvNeXt's belong to images of any size.
     pub fn takes_the_weights_of(&self, other: &Self) -> bool {
         match (self, other) {
@@ -142,6 +151,20 @@ impl Encoder {
         let Self::Vit(encoder) = self else { return None };
         let outputs = (encoder.blocks.len() >= count).then(|| encoder.last(images, count))?;
         Some(Tensor::cat(outputs.into_iter().map(|tokens| tokens.mean_dim(1).squeeze_dim(1)).collect(), 1))
+    }
+
+    /// The encoded patches, and what attention weighs them with: block by block of a ViT, iteration by iteration of an
+    /// Energy Transformer; a ConvNeXt has none.
+    ///
+    /// # Shapes
+    /// - `images`: `[batch, 3, side, side]`
+    /// - output: `[batch, patches, width]`; `[batch, heads, patches, patches]` each, rows are queries and add up to 1
+    pub fn forward_attending(&self, images: Tensor<4>) -> (Tensor<3>, Vec<Tensor<4>>) {
+        match self {
+            Self::Vit(encoder) => encoder.forward_attending(images),
+            Self::Energy(encoder) => encoder.forward_attending(images),
+            Self::ConvNext(encoder) => (encoder.forward(images), Vec::new()),
+        }
     }
 
     /// The energy per token before each iteration and after the last one; `None` of an encoder that has no energy.

@@ -119,6 +119,22 @@ impl Vit {
         outputs.skip(skipped).map(|tokens| self.norm.forward(tokens)).collect()
     }
 
+    /// The encoded patches, and what the attention of each block weighs them with.
+    ///
+    /// # Shapes
+    /// - `images`: `[batch, 3, side, side]`
+    /// - output: `[batch, patches, width]`; `[batch, heads, patches, patches]` each, rows are queries and add up to 1
+    pub fn forward_attending(&self, images: Tensor<4>) -> (Tensor<3>, Vec<Tensor<4>>) {
+        let mut tokens = self.tokens(images, None);
+        let attend = |block: &Block| {
+            let weights = block.weights(tokens.clone());
+            tokens = block.forward(tokens.clone(), None);
+            weights
+        };
+        let weights = self.blocks.iter().map(attend).collect();
+        (self.norm.forward(tokens), weights)
+    }
+
     fn tokens(&self, images: Tensor<4>, choice: Option<&Choice>) -> Tensor<3> {
         let patches = patches(images, self.patch);
         let (patches, positions) = match choice {

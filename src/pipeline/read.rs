@@ -102,6 +102,10 @@ impl Planner {
         let len = self.set.len() as u64;
         match self.spec.order {
             Order::InOrder { every } => (0, (position * every as u64) as u32),
+            Order::Viewed { every, views, .. } => {
+                let (sample, view) = (position / views as u64, position % views as u64);
+                (view, (sample * every as u64) as u32)
+            }
             Order::Shuffled { seed, window } => {
                 let (epoch, place) = (position / len, (position % len) as usize);
                 if self.epoch.as_ref().is_none_or(|(known, _)| *known != epoch) {

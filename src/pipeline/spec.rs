@@ -83,17 +83,30 @@ pub enum Order {
     /// One pass over every so many-th sample as listed, for scoring: the middle of each image, unflipped. Bad samples
     /// are left out; the last batch may be short.
     InOrder { every: usize },
+    /// One pass over every so many-th sample as listed, so many views of each one after the other: those of the first
+    /// epochs of a run with this seed. Bad samples are left out.
+    Viewed { seed: u64, every: usize, views: usize },
 }
 
 impl Order {
-    pub(super) fn is_shuffled(self) -> bool {
-        matches!(self, Self::Shuffled { .. })
+    /// The seed of what is drawn for each view; none where nothing is.
+    pub(super) fn drawn(self) -> Option<u64> {
+        match self {
+            Self::Shuffled { seed, .. } | Self::Viewed { seed, .. } => Some(seed),
+            Self::InOrder { .. } => None,
+        }
     }
 
     pub(super) fn seed(self) -> u64 {
+        self.drawn().unwrap_or(0)
+    }
+
+    /// Places of the stream over a set of so many samples; none where it has no end.
+    fn places(self, samples: usize) -> Option<u64> {
         match self {
-            Self::Shuffled { seed, .. } => seed,
-            Self::InOrder { .. } => 0,
+            Self::Shuffled { .. } => None,
+            Self::InOrder { every } => Some(samples.div_ceil(every) as u64),
+            Self::Viewed { every, views, .. } => Some((samples.div_ceil(every) as u64).saturating_mul(views as u64)),
         }
     }
 }
@@ -131,8 +144,11 @@ impl StreamSpec {
             let why = "this build has no libjpeg-turbo: build with --features turbo, or choose own or zune";
             return Err(setting("decode.jpeg", "turbo", why));
         }
-        if let Order::InOrder { every } = self.order {
+        if let Order::InOrder { every } | Order::Viewed { every, .. } = self.order {
             within("every", every, 1, u32::MAX as usize)?;
+        }
+        if let Order::Viewed { views, .. } = self.order {
+            within("views", views, 1, MOST_BATCH)?;
         }
         // The last position of the stream must be a number too.
         let end = steps.end.checked_add(1).and_then(|end| end.checked_mul(self.batch as u64));
@@ -175,22 +191,14 @@ impl StreamSpec {
 
     /// Those of `steps` that have samples.
     pub(super) fn steps_within(&self, steps: Range<u64>, samples: usize) -> Range<u64> {
-        let end = match self.order {
-            Order::Shuffled { .. } => steps.end,
-            Order::InOrder { every } => samples.div_ceil(every).div_ceil(self.batch) as u64,
-        };
+        let end = self.order.places(samples).map_or(steps.end, |places| places.div_ceil(self.batch as u64));
         steps.start..steps.end.min(end).max(steps.start)
     }
 
     /// How many samples the batch of a step has.
     pub(super) fn samples_of(&self, step: u64, samples: usize) -> usize {
-        match self.order {
-            Order::Shuffled { .. } => self.batch,
-            Order::InOrder { every } => {
-                let left = (samples.div_ceil(every) as u64).saturating_sub(step * self.batch as u64);
-                self.batch.min(left as usize)
-            }
-        }
+        let left = |places: u64| places.saturating_sub(step * self.batch as u64);
+        self.order.places(samples).map_or(self.batch, |places| self.batch.min(left(places) as usize))
     }
 }
 

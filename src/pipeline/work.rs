@@ -271,7 +271,7 @@ impl Worker {
         field.resize(spec.saccade.as_ref().map_or(0, |_| square_bytes(size)), 0);
         let whole = if spec.saccade.is_some() { &mut field[..] } else { &mut pixels[..] };
         let draws = |purpose| Draws::new(spec.order.seed(), epoch, u64::from(sample), purpose);
-        let mirrored = spec.augment.flip && spec.order.is_shuffled() && draws(Purpose::Flip).below(2) == 1;
+        let mirrored = spec.augment.flip && spec.order.drawn().is_some() && draws(Purpose::Flip).below(2) == 1;
         resampler.resample(&region, [size; 2], mirrored, whole).inspect_err(|_| meters.decode.busy(decoding))?;
         if let Source::Held(held) = source {
             if !held.is_intact() {
@@ -330,9 +330,9 @@ fn region<'p>(
 }
 
 fn crop(spec: &StreamSpec, width: u32, height: u32, epoch: u64, sample: u32) -> Crop {
-    match spec.order {
-        Order::InOrder { .. } => Crop::centre(width, height),
-        Order::Shuffled { seed, .. } => {
+    match spec.order.drawn() {
+        None => Crop::centre(width, height),
+        Some(seed) => {
             let mut draws = Draws::new(seed, epoch, u64::from(sample), Purpose::Crop);
             Crop::draw(&spec.augment, width, height, &mut draws)
         }

@@ -8,29 +8,25 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 
 use super::exchange::{self, Which};
 use super::folder;
-use super::score::batches;
+use super::score::{batches, views};
 use crate::checkpoint::write_whole;
 use crate::config::{Patterns, Plan};
-use crate::eval::dimension::{CorrelationDimension, correlation_dimension, spread};
 use crate::eval::features::{Features, Rows, extract, for_each};
-use crate::eval::knn::{KnnScore, Nearness, Neighbour, accuracies, nearest, standardise};
+use crate::eval::knn::{Nearness, Neighbour, nearest};
 use crate::eval::npy::NpyWriter;
-use crate::eval::probe::{ProbeScore, probe};
+use crate::eval::scores::{FeatureScores, scores};
 use crate::model::{Encoder, EncoderConfig, FirstWeights, WeightInit, weights};
-use crate::objective::spectrum::{Spectrum, alpha, rankme};
 use crate::shard::ShardSet;
 use crate::train::device::Placement;
 
 /// The file of a run that holds its scores.
 pub const SCORES: &str = "eval.json";
-/// Held-out vectors that a spectrum is taken of: as many as determine it.
-const SPECTRUM_ROWS: usize = 10_000;
 /// Blocks whose outputs [`Pooling::LastFour`] takes.
 const LAST: usize = 4;
 
@@ -38,6 +34,7 @@ const LAST: usize = 4;
 pub struct Frozen {
     pub plan: Plan,
     pub step: u64,
+    pub which: Which,
     encoder: Encoder,
     pooling: Pooling,
     place: Placement,
@@ -72,15 +69,8 @@ pub struct Evaluation {
     pub train: SplitInfo,
     /// Samples that are scored; none of them is fitted to.
     pub held_out: SplitInfo,
-    /// Labels of the training samples.
-    pub classes: usize,
-    pub knn: Vec<KnnScore>,
-    /// None where there are too many labels for one.
-    pub probe: Option<ProbeScore>,
-    /// Of the held-out features as they are.
-    pub correlation_dimension: Option<CorrelationDimension>,
-    pub rankme: f64,
-    pub alpha: Option<f64>,
+    #[serde(flatten)]
+    pub scores: FeatureScores,
     /// How long each part took.
     pub seconds: BTreeMap<String, f64>,
 }
@@ -107,7 +97,15 @@ impl Frozen {
         if pooling == Pooling::LastFour && !has_four {
             bail!("--pooling last-four needs a ViT of at least {LAST} blocks: take --pooling mean");
         }
-        Ok(Self { plan, step, encoder, pooling, place })
+        Ok(Self { plan, step, which, encoder, pooling, place })
+    }
+
+    pub(super) fn encoder(&self) -> &Encoder {
+        &self.encoder
+    }
+
+    pub fn device(&self) -> &Device {
+        &self.place.device
     }
 
     /// One vector an image.
@@ -115,7 +113,7 @@ impl Frozen {
     /// # Shapes
     /// - `images`: `[batch, 3, side, side]`
     /// - output: `[batch, features]`
-    fn encode(&self, images: Tensor<4>) -> Tensor<2> {
+    pub(super) fn encode(&self, images: Tensor<4>) -> Tensor<2> {
         let of_last = (self.pooling == Pooling::LastFour).then(|| self.encoder.pooled_of_last(images.clone(), LAST));
         of_last.flatten().unwrap_or_else(|| self.encoder.pooled(images))
     }
@@ -165,38 +163,26 @@ impl Frozen {
     ///
     /// # Errors
     /// When the data fail, or there are no validation shards or no labels.
-    pub fn scores(&self, which: Which, request: &Request, runtime: &Handle) -> Result<(Evaluation, Splits)> {
+    pub fn scores(&self, request: &Request, runtime: &Handle) -> Result<(Evaluation, Splits)> {
         let mut clock = Clock { seconds: BTreeMap::new(), last: Instant::now() };
         let mut train = self.features(Split::Train, request.train_samples, runtime)?;
         clock.lap("train_features");
         let mut held_out = self.features(Split::Validation, None, runtime)?;
         clock.lap("held_out_features");
-        let rows = spread(&held_out.values, held_out.width, SPECTRUM_ROWS);
-        let spectrum = Spectrum::of(&rows, held_out.width);
-        clock.lap("rank");
-        let correlation_dimension = correlation_dimension(&held_out.values, held_out.width);
-        clock.lap("dimension");
-        standardise(&mut train, &mut held_out);
-        let device = &self.place.device;
-        let by = |nearness| accuracies(&train, &held_out, &request.ks, nearness, device);
-        let knn = [Nearness::Cosine, Nearness::Euclidean].into_iter().flat_map(by).collect();
-        clock.lap("knn");
-        let probe = probe(&train, &held_out, device);
-        clock.lap("probe");
+        let encode = |images| self.encode(images);
+        let views = views(&self.plan, self.set(Split::Validation)?, encode, &self.place, runtime)?;
+        clock.lap("views_features");
+        let both = [&mut train, &mut held_out];
+        let scores = scores(both, &views, &request.ks, &self.place.device, |part| clock.lap(part));
         let info = |split, features: &Features| SplitInfo { shards: self.named(split), samples: features.len() };
         let evaluation = Evaluation {
             step: self.step,
             images_seen: self.step * self.plan.config.train.batch as u64,
-            which,
+            which: self.which,
             pooling: self.pooling,
             train: info(Split::Train, &train),
             held_out: info(Split::Validation, &held_out),
-            classes: train.classes().len(),
-            knn,
-            probe,
-            correlation_dimension,
-            rankme: rankme(&spectrum.singular_values),
-            alpha: alpha(&spectrum.variances),
+            scores,
             seconds: clock.seconds,
         };
         Ok((evaluation, Splits { train, held_out }))

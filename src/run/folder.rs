@@ -19,6 +19,10 @@ const PIPELINE: &str = "pipeline.toml";
 const PLAN: &str = "plan.json";
 const STEPS: &str = "steps.jsonl";
 const QUARANTINE: &str = "quarantine.jsonl";
+/// Where the time went, at every checkpoint and score.
+const STAGES: &str = "stages.jsonl";
+/// When and on which machine the run was begun and taken up.
+const SESSIONS: &str = "sessions.jsonl";
 const SCORES: &str = "scores.json";
 /// The weights that the run began with, where it did not draw them.
 const START: &str = "start";
@@ -29,6 +33,8 @@ pub struct RunFolder {
     path: PathBuf,
     steps: File,
     quarantine: File,
+    stages: File,
+    sessions: File,
 }
 
 /// What `plan.json` holds.
@@ -80,7 +86,9 @@ impl RunFolder {
             let file = OpenOptions::new().create(true).append(true).open(&path);
             file.with_context(|| format!("{}: cannot be written", path.display()))
         };
-        Ok(Self { steps: append(STEPS)?, quarantine: append(QUARANTINE)?, path: path.to_path_buf() })
+        let [steps, quarantine, stages, sessions] = [STEPS, QUARANTINE, STAGES, SESSIONS].map(append);
+        let path = path.to_path_buf();
+        Ok(Self { steps: steps?, quarantine: quarantine?, stages: stages?, sessions: sessions?, path })
     }
 
     pub fn path(&self) -> &Path {
@@ -97,12 +105,19 @@ impl RunFolder {
     /// # Errors
     /// When a file cannot be read or written.
     pub fn cut(&self, step: u64) -> Result<()> {
-        for (file, name) in [(&self.steps, STEPS), (&self.quarantine, QUARANTINE)] {
+        // A line of the last two tells of the steps before its own.
+        let files = [
+            (&self.steps, STEPS, step),
+            (&self.quarantine, QUARANTINE, step),
+            (&self.stages, STAGES, step + 1),
+            (&self.sessions, SESSIONS, step + 1),
+        ];
+        for (file, name, end) in files {
             let path = self.path.join(name);
             let bytes = fs::read(&path).with_context(|| format!("{}: cannot be read", path.display()))?;
             let is_before = |line: &&[u8]| {
                 let parsed = line.strip_suffix(b"\n").and_then(|line| serde_json::from_slice::<Value>(line).ok());
-                parsed.and_then(|line| line["step"].as_u64()).is_some_and(|number| number < step)
+                parsed.and_then(|line| line["step"].as_u64()).is_some_and(|number| number < end)
             };
             let kept: usize = bytes.split_inclusive(|&byte| byte == b'\n').take_while(is_before).map(<[u8]>::len).sum();
             file.set_len(kept as u64).with_context(|| format!("{}: cannot be cut", path.display()))?;
@@ -130,6 +145,23 @@ impl RunFolder {
     /// When the line cannot be written, as on a full disk.
     pub fn step(&self, line: &StepLine) -> Result<()> {
         append(&self.steps, line).with_context(|| format!("{}: cannot be written", self.path.join(STEPS).display()))
+    }
+
+    /// Notes where the time went up to now.
+    ///
+    /// # Errors
+    /// When the line cannot be written.
+    pub fn stages(&self, line: &Value) -> Result<()> {
+        append(&self.stages, line).with_context(|| format!("{}: cannot be written", self.path.join(STAGES).display()))
+    }
+
+    /// Notes that the run is begun or taken up.
+    ///
+    /// # Errors
+    /// When the line cannot be written.
+    pub fn session(&self, line: &Value) -> Result<()> {
+        let written = append(&self.sessions, line);
+        written.with_context(|| format!("{}: cannot be written", self.path.join(SESSIONS).display()))
     }
 
     /// # Errors

@@ -5,7 +5,9 @@ pub mod bench;
 pub mod eval;
 pub mod exchange;
 pub mod folder;
+pub mod look;
 pub mod plane;
+mod records;
 pub mod reshard;
 pub mod retrieval;
 pub mod score;
@@ -64,6 +66,9 @@ pub struct StepLine {
     pub gradient_norm: f64,
     /// How much the target encoder's pooled features differ within the batch; 0 is collapse.
     pub target_deviation: f64,
+    /// What the online probe made of the step's samples; only where some of them are scored.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub probe: Option<ProbeCount>,
     /// What the features of the latest samples show, by output; only where it was looked at.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub features: BTreeMap<&'static str, Health>,
@@ -77,6 +82,14 @@ pub struct StepLine {
     pub samples_per_second: f64,
     /// Seconds that the step waited for its batch.
     pub data_wait_seconds: f64,
+}
+
+/// Samples that the online probe scored before it learnt from a step's batch; it never learns from these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct ProbeCount {
+    /// Classified rightly.
+    pub right: u64,
+    pub of: u64,
 }
 
 /// How a run ended.

@@ -6,10 +6,7 @@ use anyhow::{Context, Result};
 use image::{Rgb, RgbImage, imageops};
 
 use super::eval::{Frozen, Split, Splits};
-use crate::pipeline::augment::Crop;
-use crate::pipeline::decode::{Decoder, header};
-use crate::pipeline::resample::Resampler;
-use crate::shard::ShardSet;
+use super::look::Views;
 
 /// Pixels a side of an image, of the frame around it, and between images.
 const SIDE: u32 = 64;
@@ -31,8 +28,7 @@ pub fn draw(frozen: &Frozen, splits: &Splits, [images, neighbours]: [usize; 2], 
     let columns = 1 + rows.iter().map(|(_, near)| near.len()).max().unwrap_or(0) as u32;
     // The image itself stands a little apart.
     let mut picture = RgbImage::from_pixel(columns * cell + 3 * GAP, rows.len() as u32 * cell + GAP, BACKGROUND);
-    let mut artist =
-        Artist { frozen, decoder: Decoder::new(frozen.plan.config.decode), resampler: Resampler::default() };
+    let mut artist = Artist { frozen, views: Views::new(&frozen.plan) };
     for (row, (asked, near)) in (0..).zip(&rows) {
         let top = GAP + row * cell;
         let (own, label) = (splits.held_out.samples[*asked], splits.held_out.labels[*asked]);
@@ -49,8 +45,7 @@ pub fn draw(frozen: &Frozen, splits: &Splits, [images, neighbours]: [usize; 2], 
 
 struct Artist<'f> {
     frozen: &'f Frozen,
-    decoder: Decoder,
-    resampler: Resampler,
+    views: Views,
 }
 
 impl Artist<'_> {
@@ -62,23 +57,10 @@ impl Artist<'_> {
         [left, top]: [u32; 2],
         frame: Rgb<u8>,
     ) -> Result<()> {
-        let tile = self.tile(self.frozen.set(split)?, sample)?;
+        let tile = self.views.of_sample(self.frozen.set(split)?, sample, SIDE)?;
         let framed = RgbImage::from_pixel(SIDE + 2 * FRAME, SIDE + 2 * FRAME, frame);
         imageops::replace(picture, &framed, i64::from(left), i64::from(top));
         imageops::replace(picture, &tile, i64::from(left + FRAME), i64::from(top + FRAME));
         Ok(())
-    }
-
-    /// The middle of an image, as it is scored.
-    fn tile(&mut self, set: &ShardSet, sample: u32) -> Result<RgbImage> {
-        let mut bytes = Vec::new();
-        set.read(sample, &mut bytes)?;
-        let key = || format!("{}: sample `{}`", set.sample(sample).shard.display(), set.sample(sample).key);
-        let header = header(&bytes).with_context(key)?;
-        let crop = Crop::centre(header.width, header.height);
-        let region = self.decoder.decode(&mut bytes, &header, crop, SIDE).with_context(key)?;
-        let mut tile = RgbImage::new(SIDE, SIDE);
-        self.resampler.resample(&region, [SIDE; 2], false, &mut tile).with_context(key)?;
-        Ok(tile)
     }
 }

@@ -10,10 +10,13 @@ use tokio::runtime::Handle;
 
 use super::exchange;
 use crate::config::{Plan, ScoreConfig};
-use crate::eval::features::{Features, extract, pixels};
-use crate::eval::knn::{Nearness, accuracy, standardise};
+use crate::eval;
+use crate::eval::features::{Features, extract, for_each, pixels};
+use crate::eval::knn::{KnnScore, Nearness, Votes, accuracy, standardise};
+use crate::eval::lidar::ViewFeatures;
+use crate::eval::scores::FeatureScores;
 use crate::model::{Encoder, WeightInit, weights};
-use crate::pipeline::{Counts, Pipeline, StreamConfig};
+use crate::pipeline::{Counts, Pipeline, PipelineError, StreamConfig, StreamSpec};
 use crate::shard::ShardSet;
 use crate::telemetry::Telemetry;
 use crate::train::Uploader;
@@ -21,6 +24,11 @@ use crate::train::device::Placement;
 
 /// Raw pixels are compared at no more than this many a side: more is noise to a neighbour search, and does not fit.
 const MOST_RAW_SIDE: u32 = 32;
+
+/// Held-out samples that LiDAR is taken of, at most, and views of each. The paper has 1,000 and 50; with ten, it costs no
+/// more than 10,000 held-out images do.
+const VIEWED_SAMPLES: usize = 1000;
+const VIEWS: usize = 10;
 
 /// Scores after some steps of a run: shares in `0..=1`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -33,6 +41,9 @@ pub struct Scores {
     pub knn: f64,
     #[serde(flatten)]
     pub baselines: Baselines,
+    /// All other scores of the same features. None in runs of versions that took none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<FeatureScores>,
 }
 
 /// Scores that training does not change.
@@ -44,9 +55,28 @@ pub struct Baselines {
 
 impl Scores {
     /// The scores by the names of their metric's label.
-    pub fn named(&self) -> [(&'static str, f64); 3] {
+    pub fn named(&self) -> Vec<(&'static str, f64)> {
         let Baselines { knn_before_training, knn_raw_pixels } = self.baselines;
-        [("knn", self.knn), ("knn_before_training", knn_before_training), ("knn_raw_pixels", knn_raw_pixels)]
+        let mut named =
+            vec![("knn", self.knn), ("knn_before_training", knn_before_training), ("knn_raw_pixels", knn_raw_pixels)];
+        if let Some(FeatureScores { probe, correlation_dimension, rankme, alpha, lidar, .. }) = &self.target {
+            named.push(("rankme", *rankme));
+            let others = [
+                ("probe_top1", probe.map(|probe| probe.top1)),
+                ("probe_top5", probe.map(|probe| probe.top5)),
+                ("correlation_dimension", correlation_dimension.map(|found| found.dimension)),
+                ("alpha", *alpha),
+                ("lidar", *lidar),
+            ];
+            named.extend(others.into_iter().filter_map(|(name, score)| Some((name, score?))));
+        }
+        named
+    }
+
+    /// Whether what training does not change was taken in the same way.
+    fn has_baselines_of(&self, other: &Self) -> bool {
+        (self.k, self.train_samples, self.validation_samples)
+            == (other.k, other.train_samples, other.validation_samples)
     }
 }
 
@@ -68,17 +98,15 @@ pub fn scores(
         anyhow::bail!("a score needs [score] and data.validation in the pipeline file");
     };
     let scorer = Scorer { plan, config, validation, place, runtime };
-    let (knn, train_samples, validation_samples) = scorer.encoder(encoder)?;
-    let scores = |baselines| Scores { step, k: config.k, train_samples, validation_samples, knn, baselines };
-    if let Some(known) = known
-        && scores(known.baselines) == (Scores { step, knn, ..known })
-    {
-        return Ok(scores(known.baselines));
-    }
-    Ok(scores(Baselines {
-        knn_before_training: scorer.encoder(&encoder_before_training(plan, begun, place)?)?.0,
-        knn_raw_pixels: scorer.knn(plan.config.augment.size.min(MOST_RAW_SIDE), &pixels)?.0,
-    }))
+    let scores = scorer.target(step, encoder)?;
+    let baselines = match known {
+        Some(known) if known.has_baselines_of(&scores) => known.baselines,
+        _ => Baselines {
+            knn_before_training: scorer.encoder(&encoder_before_training(plan, begun, place)?)?,
+            knn_raw_pixels: scorer.knn(plan.config.augment.size.min(MOST_RAW_SIDE), &pixels)?,
+        },
+    };
+    Ok(Scores { baselines, ..scores })
 }
 
 /// The encoder that the run began with: drawn again from the seed, or the imported one.
@@ -102,17 +130,33 @@ struct Scorer<'a> {
 }
 
 impl Scorer<'_> {
-    fn encoder(&self, encoder: &Encoder) -> Result<(f64, usize, usize)> {
+    /// All scores of the target encoder, without the baselines.
+    fn target(&self, step: u64, encoder: &Encoder) -> Result<Scores> {
+        let encode = |images| encoder.pooled(images);
+        let [mut train, mut held_out] = self.splits(self.plan.config.augment.size, &encode)?;
+        let views = views(self.plan, self.validation, encode, self.place, self.runtime)?;
+        let k = self.config.k;
+        let target = eval::scores::scores([&mut train, &mut held_out], &views, &[k], &self.place.device, |_| {});
+        let is_ours = |score: &&KnnScore| score.nearness == Nearness::Cosine && score.votes == Votes::Plain;
+        let knn = target.knn.iter().find(is_ours).map_or(0.0, |score| score.accuracy);
+        let baselines = Baselines { knn_before_training: 0.0, knn_raw_pixels: 0.0 };
+        let (train_samples, validation_samples) = (train.len(), held_out.len());
+        Ok(Scores { step, k, train_samples, validation_samples, knn, baselines, target: Some(target) })
+    }
+
+    fn encoder(&self, encoder: &Encoder) -> Result<f64> {
         self.knn(self.plan.config.augment.size, &|images| encoder.pooled(images))
     }
 
-    /// The score, and the samples of both splits.
-    fn knn(&self, side: u32, encode: &dyn Fn(Tensor<4>) -> Tensor<2>) -> Result<(f64, usize, usize)> {
-        let mut train = self.features(&self.plan.train, self.config.train_samples, side, encode)?;
-        let mut held_out = self.features(self.validation, None, side, encode)?;
+    fn knn(&self, side: u32, encode: &dyn Fn(Tensor<4>) -> Tensor<2>) -> Result<f64> {
+        let [mut train, mut held_out] = self.splits(side, encode)?;
         standardise(&mut train, &mut held_out);
-        let score = accuracy(&train, &held_out, self.config.k, Nearness::Cosine, &self.place.device);
-        Ok((score, train.len(), held_out.len()))
+        Ok(accuracy(&train, &held_out, self.config.k, Nearness::Cosine, &self.place.device))
+    }
+
+    fn splits(&self, side: u32, encode: &dyn Fn(Tensor<4>) -> Tensor<2>) -> Result<[Features; 2]> {
+        let train = self.features(&self.plan.train, self.config.train_samples, side, encode)?;
+        Ok([train, self.features(self.validation, None, side, encode)?])
     }
 
     fn features(
@@ -138,12 +182,39 @@ pub(super) fn batches(
     place: &Placement,
     runtime: &Handle,
 ) -> Result<Uploader> {
-    let spec = plan.scoring(side, set.len(), most);
-    let steps = 0..(set.len() as u64).div_ceil(spec.batch as u64);
+    apart(plan, set, plan.scoring(side, set.len(), most), place, runtime)
+}
+
+/// Features of views, drawn as for training, of some of a set's samples.
+///
+/// # Errors
+/// When the data fail.
+pub(super) fn views(
+    plan: &Plan,
+    set: &Arc<ShardSet>,
+    encode: impl Fn(Tensor<4>) -> Tensor<2>,
+    place: &Placement,
+    runtime: &Handle,
+) -> Result<ViewFeatures> {
+    let batches = apart(plan, set, plan.viewing(set.len(), VIEWED_SAMPLES, VIEWS), place, runtime)?;
+    let mut views = ViewFeatures::default();
+    for_each(batches, encode, |rows| {
+        views.width = rows.width;
+        views.values.extend_from_slice(rows.values);
+        views.samples.extend_from_slice(rows.samples);
+        Ok::<(), PipelineError>(())
+    })?;
+    Ok(views)
+}
+
+/// A stream beside that of the training.
+fn apart(plan: &Plan, set: &Arc<ShardSet>, spec: StreamSpec, place: &Placement, runtime: &Handle) -> Result<Uploader> {
+    let steps = 0..(set.len() as u64 * VIEWS as u64).div_ceil(spec.batch as u64);
+    let side = spec.augment.size as usize;
     // Its stages are not those of the training stream, whose metrics they would blur.
     let apart = Telemetry::new("score");
     // A bad sample is left out of a score; what was trained is judged by the run itself.
     let stream = StreamConfig { max_bad_share: 1.0, ..plan.config.stream };
     let pipeline = Pipeline::start(runtime, Arc::clone(set), spec, stream, steps, Counts::default(), &apart)?;
-    Ok(Uploader::start(pipeline, side as usize, plan.config.pixels, place, &apart)?)
+    Ok(Uploader::start(pipeline, side, plan.config.pixels, place, &apart)?)
 }

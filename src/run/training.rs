@@ -8,14 +8,16 @@ use anyhow::{Context, Result, bail};
 use burn::tensor::Tensor;
 
 use super::folder::RunFolder;
+use super::records;
 use super::score::scores;
-use super::{Event, StepLine, Surroundings, stream, trainer, uploaded};
+use super::{Event, ProbeCount, StepLine, Surroundings, stream, trainer, uploaded};
 use crate::checkpoint::{self, Checkpoint, Position};
 use crate::config::Plan;
 use crate::pipeline::{Counts, PipelineError};
 use crate::telemetry::{Activity, Gauge, Stage, Telemetry};
 use crate::train::collapse::{Kind, Output};
 use crate::train::device::Placement;
+use crate::train::probe::Probed;
 use crate::train::step::TrainerState;
 use crate::train::upload::DeviceBatch;
 use crate::train::{Outputs, StepReport, Trainer, Uploader, Watch};
@@ -41,7 +43,8 @@ pub struct Training<'a> {
     /// The step whose checkpoint is on disk.
     saved: u64,
     counts: Counts,
-    /// When losses were read last.
+    /// When this process took the run up, and when losses were read last.
+    taken_up: Instant,
     last: Instant,
 }
 
@@ -60,6 +63,7 @@ impl<'a> Training<'a> {
             None => Position::default(),
         };
         folder.cut(done)?;
+        folder.session(&records::session(done, &place.name))?;
         (around.tell)(Event::Started { plan, device: &place.name, from: done });
         around.telemetry.set(Gauge::StepsPlanned, plan.steps as f64);
         around.telemetry.set(Gauge::Step, done as f64);
@@ -67,8 +71,9 @@ impl<'a> Training<'a> {
         let pipeline = stream(plan, done..plan.steps, counts, around.runtime, around.telemetry)?;
         let batches = uploaded(plan, pipeline, &place, around.telemetry)?;
         let (unread, last) = (VecDeque::new(), Instant::now());
+        let taken_up = last;
         let watch = Watch::new(plan.config.train.batch, findings);
-        Ok(Self { plan, folder, trainer, batches, unread, watch, place, done, saved: done, counts, last })
+        Ok(Self { plan, folder, trainer, batches, unread, watch, place, done, saved: done, counts, taken_up, last })
     }
 
     /// Steps done.
@@ -194,11 +199,15 @@ impl<'a> Training<'a> {
         self.saved = self.done;
         meter.samples(1);
         (around.tell)(Event::Saved { step: self.done });
-        Ok(())
+        self.note_stages(around)
+    }
+
+    fn note_stages(&self, around: &Surroundings) -> Result<()> {
+        self.folder.stages(&records::stages(around.telemetry, self.done, self.taken_up.elapsed()))
     }
 
     pub fn score(&mut self, around: &mut Surroundings) -> Result<()> {
-        let _busy = around.telemetry.stage(Stage::Eval).spell(Activity::Busy);
+        let busy = around.telemetry.stage(Stage::Eval).spell(Activity::Busy);
         let known = self.folder.last_scores()?;
         let begun = self.folder.start();
         let target = self.trainer.target();
@@ -208,7 +217,8 @@ impl<'a> Training<'a> {
         }
         self.folder.scores(&scores)?;
         (around.tell)(Event::Scored(&scores));
-        Ok(())
+        drop(busy);
+        self.note_stages(around)
     }
 }
 
@@ -273,6 +283,10 @@ impl Unread {
             ema_decay: report.ema_decay,
             gradient_norm: read(&report.gradient_norm),
             target_deviation: read(&report.outputs.target.clone().var_bias(0).sqrt().mean()),
+            probe: report
+                .probed
+                .as_ref()
+                .map(|Probed { right, of }| ProbeCount { right: read(right) as u64, of: *of as u64 }),
             features: Default::default(),
             energies: energies.map_or_else(Vec::new, |energies| energies.iter::<f64>().collect()),
             collapses: Vec::new(),
@@ -291,6 +305,9 @@ fn publish(line: &StepLine, telemetry: &Telemetry) {
     telemetry.set(Gauge::EmaDecay, line.ema_decay);
     telemetry.set(Gauge::GradientNorm, line.gradient_norm);
     telemetry.set(Gauge::SamplesPerSecond, line.samples_per_second);
+    if let Some(ProbeCount { right, of }) = line.probe {
+        telemetry.probe(right, of);
+    }
     for (name, value) in &line.terms {
         telemetry.set_term(name, *value);
     }

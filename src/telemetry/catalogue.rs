@@ -153,6 +153,19 @@ pub const BYTES_IN_FLIGHT_LIMIT: Metric = metric(
 );
 pub const SCORE: Metric = metric("saccade_score", Kind::Gauge, &["score"], "Latest score of an evaluation, by name.");
 
+pub const PROBE_SAMPLES: Metric = metric(
+    "saccade_probe_samples_total",
+    Kind::Counter,
+    &[],
+    "Training samples that the online probe has scored; it learns from all others, never from these.",
+);
+pub const PROBE_RIGHT: Metric = metric(
+    "saccade_probe_right_total",
+    Kind::Counter,
+    &[],
+    "Of those, samples that it has classified rightly; the ratio of the two rates is its accuracy.",
+);
+
 pub const BUILD_INFO: Metric =
     metric("saccade_build_info", Kind::Gauge, &["version"], "1; the label says which build this is.");
 pub const RUN_INFO: Metric = metric("saccade_run_info", Kind::Gauge, &["run"], "1; the label names the run.");
@@ -206,6 +219,8 @@ pub const ALL: &[&Metric] = &[
     &STEPS_PLANNED,
     &BYTES_IN_FLIGHT_LIMIT,
     &SCORE,
+    &PROBE_SAMPLES,
+    &PROBE_RIGHT,
     &BUILD_INFO,
     &RUN_INFO,
     &PROCESS_CPU,

@@ -108,6 +108,8 @@ struct Shared {
     limits: [metrics::Gauge; Stage::ALL.len()],
     step_seconds: Histogram,
     data_wait_nanoseconds: AtomicU64,
+    probe_samples: metrics::Counter,
+    probe_right: metrics::Counter,
     machine: Machine,
     window: Mutex<Window>,
 }
@@ -127,6 +129,8 @@ impl Telemetry {
             limits: Stage::ALL.map(|stage| exporter.gauge(&catalogue::BOTTLENECK, &[stage.name()])),
             step_seconds: Histogram::new(&catalogue::STEP_DURATION),
             data_wait_nanoseconds: AtomicU64::new(0),
+            probe_samples: exporter.counter(&catalogue::PROBE_SAMPLES, &[]),
+            probe_right: exporter.counter(&catalogue::PROBE_RIGHT, &[]),
             machine: Machine::new(&exporter),
             window: Mutex::new(window),
             exporter,
@@ -182,6 +186,12 @@ impl Telemetry {
     pub fn step(&self, took: Duration, waited: Duration) {
         self.0.step_seconds.observe(took);
         self.0.data_wait_nanoseconds.fetch_add(stage::nanoseconds(waited), Relaxed);
+    }
+
+    /// Adds samples that the online probe has scored, and how many of them rightly.
+    pub fn probe(&self, right: u64, of: u64) {
+        self.0.probe_right.increment(right);
+        self.0.probe_samples.increment(of);
     }
 
     /// What every stage has done since the process started, in the order in which data flows.

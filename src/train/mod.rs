@@ -8,6 +8,7 @@ pub mod upload;
 pub mod model;
 pub mod collapse;
 pub mod part;
+pub mod probe;
 pub mod masked;
 pub mod saccade;
 pub mod step;

@@ -13,11 +13,15 @@ use super::masked;
 use super::model::{Head, Loss, Model, names};
 use super::optimizer::{AdamW, Gradients};
 use super::part::{Outputs, Part};
+use super::probe::{OnlineProbe, ProbeConfig, Probed};
 use super::saccade::{self, Target, Views};
 use super::schedule::Schedules;
 use super::upload::DeviceBatch;
 use crate::model::weights::{self, Weights, WeightsError};
 use crate::model::{Encoder, Projector};
+
+/// What the names of the online probe's arrays begin with.
+const PROBE: &str = "probe.";
 
 /// How a step is made.
 #[derive(Clone, Debug)]
@@ -28,6 +32,8 @@ pub struct StepConfig {
     pub clip_norm: Option<f64>,
     pub loss: Loss,
     pub schedules: Schedules,
+    /// None where there are no labels to learn.
+    pub probe: Option<ProbeConfig>,
 }
 
 /// What one step did. Loss and norm stay on the device until they are read.
@@ -39,6 +45,8 @@ pub struct StepReport {
     pub terms: Vec<(&'static str, Tensor<1>)>,
     pub gradient_norm: Tensor<1>,
     pub outputs: Outputs,
+    /// What the online probe made of the batch.
+    pub probed: Option<Probed>,
     pub learning_rate: f64,
     pub weight_decay: f64,
     pub ema_decay: f64,
@@ -60,12 +68,14 @@ pub struct Trainer {
     target: Encoder,
     target_projector: Option<Projector>,
     optimizer: AdamW,
+    probe: Option<OnlineProbe>,
     config: StepConfig,
 }
 
 /// All that a trainer must remember, by name.
 pub struct TrainerState {
-    /// `encoder.*`, `projector.*`, `predictor.*`, `target.*`, `target_projector.*`, `moment1.*`, `moment2.*`.
+    /// `encoder.*`, `projector.*`, `predictor.*`, `target.*`, `target_projector.*`, `moment1.*`, `moment2.*`,
+    /// `probe.*`.
     pub weights: Weights,
     /// How often the optimizer updated each parameter.
     pub updates: BTreeMap<String, usize>,
@@ -75,7 +85,7 @@ impl Trainer {
     /// `model` lives on the recording twin of the device (`Device::autodiff`); the target encoder begins as its copy.
     pub fn new(model: Model, config: StepConfig) -> Self {
         let (target, target_projector) = (model.encoder.valid(), model.projector.valid());
-        Self { model, target, target_projector, optimizer: AdamW::new(), config }
+        Self { model, target, target_projector, optimizer: AdamW::new(), probe: None, config }
     }
 
     pub fn model(&self) -> &Model {
@@ -101,6 +111,7 @@ impl Trainer {
         self.model = self.optimizer.step(self.model.clone(), gradients, learning_rate, weight_decay);
         self.target = blend(self.target.clone(), &self.model.encoder, ema_decay);
         self.target_projector = blend(self.target_projector.clone(), &self.model.projector, ema_decay);
+        let probed = self.probed(&outputs.target, batch);
         Some(StepReport {
             step: batch.step,
             epoch: batch.epoch,
@@ -108,12 +119,20 @@ impl Trainer {
             loss,
             gradient_norm,
             outputs,
+            probed,
             learning_rate,
             weight_decay,
             ema_decay,
             samples: batch.samples.len(),
             took: start.elapsed(),
         })
+    }
+
+    /// Lets the online probe score the batch and learn from it.
+    fn probed(&mut self, features: &Tensor<2>, batch: &DeviceBatch) -> Option<Probed> {
+        let config = self.config.probe?;
+        let probe = self.probe.get_or_insert_with(|| OnlineProbe::new(config, &features.device()));
+        probe.step(features.clone(), &batch.labels, &batch.samples)
     }
 
     /// The target encoder's energy per token before each iteration and after the last one, averaged over the batch's
@@ -189,8 +208,13 @@ impl Trainer {
         let mut state = weights::collect(&self.model)?;
         state.extend(weights::with_prefix(weights::collect(&self.target)?, "target."));
         state.extend(weights::with_prefix(weights::collect(&self.target_projector)?, "target_projector."));
-        let (moments, updates) = self.optimizer.state(&names(&self.model))?;
+        let (moments, mut updates) = self.optimizer.state(&names(&self.model))?;
         state.extend(moments);
+        if let Some(probe) = &self.probe {
+            let (probe, count) = probe.state()?;
+            state.extend(weights::with_prefix(probe, PROBE));
+            updates.insert(PROBE.into(), count);
+        }
         Ok(TrainerState { weights: state, updates })
     }
 
@@ -199,7 +223,11 @@ impl Trainer {
     /// # Errors
     /// When a tensor is missing, unknown or of another shape; the trainer is then to be thrown away.
     pub fn restore(&mut self, state: TrainerState, device: &Device) -> Result<(), WeightsError> {
-        let TrainerState { mut weights, updates } = state;
+        let TrainerState { mut weights, mut updates } = state;
+        let probe = weights::take_prefix(&mut weights, PROBE);
+        let probe_updates = updates.remove(PROBE).unwrap_or(0);
+        let restored = self.config.probe.map(|config| OnlineProbe::restore(config, probe, probe_updates, device));
+        self.probe = restored.transpose()?;
         let target = weights::take_prefix(&mut weights, "target.");
         let target_projector = weights::take_prefix(&mut weights, "target_projector.");
         let mut moments = weights::with_prefix(weights::take_prefix(&mut weights, "moment1."), "moment1.");

@@ -361,7 +361,8 @@ fn train(ema_decay: f64, learning_rate: f64, weight_decay: f64) -> (Vec<Collapse
         weight_decay: [weight_decay; 2],
         ema_decay: [ema_decay; 2],
     };
-    let mut trainer = Trainer::new(model, StepConfig { accumulate: 1, clip_norm: None, loss: Loss::Masked, schedules });
+    let mut trainer =
+        Trainer::new(model, StepConfig { accumulate: 1, clip_norm: None, loss: Loss::Masked, schedules, probe: None });
     let (mut watch, mut named) = (Watch::new(BATCH, Findings::default()), Vec::new());
     for step in 0..steps {
         let batch = batch(step, &device);

@@ -4,6 +4,7 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{DType, Device, Distribution, FloatDType, Gradients, Tensor, TensorData};
 use saccade::checkpoint::read_arrays;
 use saccade::model::energy::{EnergyBlock, EnergyBlockConfig};
+use saccade::model::patch::patches;
 use saccade::model::weights::{self, Array, Weights};
 use saccade::model::{Choice, EnergyConfig, EnergyPredictorConfig, FirstWeights, Lookup, Memory, WeightInit};
 use serde_json::Value;
@@ -145,6 +146,42 @@ fn energy_falls_with_every_iteration() {
                 }
             }
         }
+    }
+}
+
+/// At each iteration, the softmax over keys of each head's scores, from the energy's definition; and the tokens end where
+/// they do without anybody watching.
+#[test]
+fn attention_of_each_iteration_is_that_of_its_energy() {
+    let config = encoder_config(Memory::Relu);
+    let encoder = strengthened(config.init(&mut WeightInit::new(3, FirstWeights::ByInputs), &Device::flex()), 2.0);
+    let side = config.image;
+    let images = Tensor::random([2, 3, side, side], Distribution::Normal(0.0, 1.0), &Device::flex());
+    let (features, weights) = encoder.forward_attending(images.clone());
+    assert_close("features", &values(features), &values(encoder.forward(images.clone(), None)), 1e-5);
+    assert_eq!(weights.len(), config.iterations);
+    // With no step taken, every iteration sees the tokens of the first.
+    let mut still = encoder;
+    still.block.step_size = 0.0;
+    let (_, weights) = still.forward_attending(images.clone());
+    let [batch, heads, count, _] = weights[0].dims();
+    let tokens = still.patch_embed.forward(patches(images, config.patch)) + still.positions.val().unsqueeze();
+    let tokens = still.block.norm.forward(tokens.reshape([batch * count, config.width]));
+    let project = |weights: Tensor<2>| {
+        tokens.clone().matmul(weights).reshape([batch, count, heads, config.head_width]).swap_dims(1, 2)
+    };
+    let queries =
+        project(still.block.attention.queries.val()) * still.block.attention.beta.val().reshape([1, heads, 1, 1]);
+    let scores = values(queries.matmul(project(still.block.attention.keys.val()).transpose()));
+    let softmax = |row: &[f64]| {
+        let sum: f64 = row.iter().map(|score| score.exp()).sum();
+        row.iter().map(|score| score.exp() / sum).collect::<Vec<f64>>()
+    };
+    let expected: Vec<f64> = scores.chunks(count).flat_map(softmax).collect();
+    let spread = expected.iter().fold(0.0f64, |most, &weight| most.max(weight));
+    assert!(spread > 2.0 / count as f64, "the heads look everywhere alike, so that this test sees nothing");
+    for (iteration, weights) in weights.into_iter().enumerate() {
+        assert_close(&format!("iteration {iteration}"), &values(weights), &expected, 1e-5);
     }
 }
 

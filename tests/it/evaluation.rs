@@ -12,7 +12,7 @@ use crate::saccade::{at, finish, saccade, small, temporary};
 const QUICKSTART: &str = "pipelines/quickstart.toml";
 
 /// A small run, made once for all tests.
-fn run() -> PathBuf {
+pub fn run() -> PathBuf {
     static RUN: OnceLock<TempDir> = OnceLock::new();
     let made = || {
         let folder = temporary();

@@ -44,6 +44,9 @@ mod scores;
 mod umap;
 // Scores and features of a run, as files.
 mod evaluation;
+// Attention, views and the online probe, where the answer is known; the attention view as a browser asks for it.
+mod look;
+mod view;
 // Features that collapse, and features that do not.
 mod collapse;
 // Metrics, the port, the bottleneck.

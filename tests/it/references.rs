@@ -41,6 +41,23 @@ fn encoder_gives_hugging_faces_features() {
 }
 
 #[test]
+fn attention_is_hugging_faces() {
+    let folder = reference().join("hf_ijepa");
+    let config = vit_config(&json(&folder.join("config.json")));
+    let device = Device::flex();
+    let theirs = read_arrays(&folder.join("model.safetensors")).unwrap();
+    let mut encoder = config.init(&mut WeightInit::new(0, FirstWeights::Published), &device);
+    weights::apply(&mut encoder, weights::encoder_from_hugging_face(theirs, &config).unwrap()).unwrap();
+    let io = read_arrays(&folder.join("io.safetensors")).unwrap();
+
+    let (features, attention) = encoder.forward_attending(tensor(&io["pixel_values"], &device));
+
+    assert_close("last_hidden_state", &values(features), &io["last_hidden_state"].values, FORWARD);
+    let attention: Vec<f32> = attention.into_iter().flat_map(values).collect();
+    assert_close("attentions", &attention, &io["attentions"].values, FORWARD);
+}
+
+#[test]
 fn weights_go_to_hugging_face_and_back_unchanged() {
     let folder = reference().join("hf_ijepa");
     let config = vit_config(&json(&folder.join("config.json")));
@@ -170,7 +187,7 @@ impl AuthorsRun {
         let predictor = weights::predictor_from_authors(weights::take_prefix(&mut first, "predictor.")).unwrap();
         weights::apply(&mut model.encoder, encoder).unwrap();
         weights::apply(&mut model.predictor, predictor).unwrap();
-        Trainer::new(model, StepConfig { accumulate, clip_norm: None, loss: Loss::Masked, schedules })
+        Trainer::new(model, StepConfig { accumulate, clip_norm: None, loss: Loss::Masked, schedules, probe: None })
     }
 
     fn batch(&self, step: usize, lookup: Lookup) -> DeviceBatch {

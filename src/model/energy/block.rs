@@ -144,6 +144,24 @@ impl EnergyBlock {
         (tokens.reshape(shape), Tensor::cat(energies, 1) / slope.real_tokens())
     }
 
+    /// The same, and what attention weighs the keys with at each iteration.
+    ///
+    /// # Shapes
+    /// - weights: `[batch, heads, tokens, tokens]` each, rows are queries and add up to 1
+    pub fn forward_attending(&self, tokens: Tensor<3>) -> (Tensor<3>, Vec<Tensor<4>>) {
+        let shape = tokens.dims();
+        let slope = Slope::new(self, shape, None, self.step_size, &tokens);
+        let mut tokens = flat(tokens);
+        let attend = |_| {
+            let normed = self.norm.forward(tokens.clone());
+            let (weights, sums, ..) = slope.weights(normed.clone());
+            tokens = tokens.clone() + slope.down(normed);
+            weights / sums.sum
+        };
+        let weights = (0..self.iterations).map(attend).collect();
+        (tokens.reshape(shape), weights)
+    }
+
     /// Energy of each sample, and its gradient; `tokens` are normalised already.
     ///
     /// # Shapes
@@ -291,17 +309,7 @@ impl<'a> Slope<'a> {
     ///
     /// Dividing the queries and the result by the sums, instead of the weights, spares passes over the largest tensor.
     fn attend(&self, tokens: Tensor<2>) -> (Tensor<2>, LogSumExp<4>) {
-        let attention = &self.block.attention;
-        let queries = tokens.clone().matmul(attention.queries.val());
-        let sharp = self.by_head(queries.clone() * self.sharpness.clone());
-        let (queries, keys) = (self.by_head(queries), self.by_head(tokens.matmul(attention.keys.val())));
-
-        let scores = sharp.matmul(keys.clone().transpose());
-        let scores = match &self.padding {
-            Some(padding) => scores + padding.hidden_keys.clone(),
-            None => scores,
-        };
-        let (weights, sums) = exponentials(scores);
+        let (weights, sums, [queries, keys]) = self.weights(tokens);
         let found = weights.clone().matmul(keys) / sums.sum.clone();
         let finders = queries / sums.sum.clone();
         let finders = match &self.padding {
@@ -312,6 +320,22 @@ impl<'a> Slope<'a> {
 
         let by_query = self.joined(found).matmul(self.from_queries.clone());
         (by_query + self.joined(finders).matmul(self.from_keys.clone()), sums)
+    }
+
+    /// Exponentials of the scores, `[batch, heads, queries, keys]`, with their sums over the keys; queries and keys
+    /// themselves, `[batch, heads, tokens, head_width]`.
+    fn weights(&self, tokens: Tensor<2>) -> (Tensor<4>, LogSumExp<4>, [Tensor<4>; 2]) {
+        let attention = &self.block.attention;
+        let queries = tokens.clone().matmul(attention.queries.val());
+        let sharp = self.by_head(queries.clone() * self.sharpness.clone());
+        let (queries, keys) = (self.by_head(queries), self.by_head(tokens.matmul(attention.keys.val())));
+        let scores = sharp.matmul(keys.clone().transpose());
+        let scores = match &self.padding {
+            Some(padding) => scores + padding.hidden_keys.clone(),
+            None => scores,
+        };
+        let (weights, sums) = exponentials(scores);
+        (weights, sums, [queries, keys])
     }
 
     /// Tokens go where the memories are that they excite.

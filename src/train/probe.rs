@@ -1,0 +1,141 @@
+//! A linear classifier that learns beside the training, from the target encoder's features: how much of the labels can
+//! be read off them by now. Nothing of it reaches the encoder.
+//!
+//! One sample in ten is never fitted to, in any epoch, and only these are scored.
+
+use burn::tensor::activation::softmax;
+use burn::tensor::{Device, Int, Tensor, TensorData};
+
+use crate::model::weights::{Array, Weights, WeightsError};
+
+/// One sample in so many is scored; the others are fitted to.
+const SCORED_IN: u32 = 10;
+/// Of Adam (Kingma and Ba 2015), with its authors' other values; features are layer-normalised, so one rate suits all.
+const LEARNING_RATE: f64 = 0.01;
+const BETA1: f64 = 0.9;
+const BETA2: f64 = 0.999;
+const EPSILON: f64 = 1e-8;
+/// Names of what is kept of it.
+const KEPT: [&str; 3] = ["weights", "moment1", "moment2"];
+
+/// What a probe is built from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProbeConfig {
+    /// Features of an image.
+    pub width: usize,
+    /// Labels are below it.
+    pub classes: usize,
+}
+
+/// The classifier and its optimizer.
+#[derive(Clone, Debug)]
+pub struct OnlineProbe {
+    /// `[width + 1, classes]`, the last row being the shift; then its first and second moments.
+    kept: [Tensor<2>; 3],
+    updates: usize,
+}
+
+/// How a batch's scored samples were classified, before anything was learnt from the batch.
+pub struct Probed {
+    /// `[1]`: how many rightly; stays on the device until it is read.
+    pub right: Tensor<1>,
+    pub of: usize,
+}
+
+impl OnlineProbe {
+    pub fn new(config: ProbeConfig, device: &Device) -> Self {
+        let zeros = || Tensor::zeros([config.width + 1, config.classes], device);
+        Self { kept: [zeros(), zeros(), zeros()], updates: 0 }
+    }
+
+    /// Scores a batch, then learns from it; `None` where none of its samples is scored.
+    ///
+    /// # Shapes
+    /// - `features`: `[samples, width]`
+    /// - `labels`, `samples`: one a row; the samples' numbers in their set
+    pub fn step(&mut self, features: Tensor<2>, labels: &[Option<u32>], samples: &[u32]) -> Option<Probed> {
+        let [rows, _] = features.dims();
+        let [_, classes] = self.kept[0].dims();
+        let device = features.device();
+        let held_out: Vec<bool> = samples.iter().map(|&sample| is_scored(sample)).collect();
+        let with_label = |scored: bool| {
+            let is_in = |(label, held_out): (&Option<u32>, &bool)| label.is_some() && *held_out == scored;
+            let flags: Vec<f32> = labels.iter().zip(&held_out).map(|row| if is_in(row) { 1.0 } else { 0.0 }).collect();
+            let count = flags.iter().filter(|&&flag| flag > 0.0).count();
+            (Tensor::<2>::from_data(TensorData::new(flags, [rows, 1]), &device), count)
+        };
+        let (scored, of) = with_label(true);
+        let (fitted, count) = with_label(false);
+        let numbers: Vec<i32> = labels.iter().map(|label| label.map_or(-1, |label| label as i32)).collect();
+        let numbers = Tensor::<2, Int>::from_data(TensorData::new(numbers, [rows, 1]), &device);
+
+        let inputs = Tensor::cat(vec![features, Tensor::ones([rows, 1], &device)], 1);
+        let says = inputs.clone().matmul(self.kept[0].clone());
+        let right = says.clone().argmax(1).equal(numbers.clone()).float() * scored;
+        if count > 0 {
+            let ours = Tensor::<1, Int>::arange(0..classes as i64, &device).reshape([1, classes]);
+            let wanted = numbers.expand([rows, classes]).equal(ours.expand([rows, classes])).float();
+            let off = (softmax(says, 1) - wanted) * fitted / count as f64;
+            self.learn(inputs.transpose().matmul(off));
+        }
+        (of > 0).then(|| Probed { right: right.sum(), of })
+    }
+
+    /// One update by Adam.
+    fn learn(&mut self, gradient: Tensor<2>) {
+        self.updates += 1;
+        let [weights, first, second] = self.kept.clone();
+        let first = first * BETA1 + gradient.clone() * (1.0 - BETA1);
+        let second = second * BETA2 + gradient.square() * (1.0 - BETA2);
+        let unbiased = |beta: f64| 1.0 - beta.powf(self.updates as f64);
+        let step = first.clone() / unbiased(BETA1) / ((second.clone() / unbiased(BETA2)).sqrt() + EPSILON);
+        self.kept = [weights - step * LEARNING_RATE, first, second];
+    }
+
+    /// What must be remembered, by name, and the number of updates.
+    ///
+    /// # Errors
+    /// When the device fails to give a tensor back.
+    pub fn state(&self) -> Result<(Weights, usize), WeightsError> {
+        let mut weights = Weights::new();
+        for (name, tensor) in KEPT.into_iter().zip(&self.kept) {
+            let shape = tensor.dims().to_vec();
+            let read = tensor.clone().into_data().convert::<f32>().try_to_vec::<f32>();
+            let values = read.map_err(|error| WeightsError::Tensor { name: name.into(), why: format!("{error:?}") })?;
+            weights.insert(name.into(), Array { shape, values });
+        }
+        Ok((weights, self.updates))
+    }
+
+    /// Goes on from a state that [`Self::state`] gave.
+    ///
+    /// # Errors
+    /// When an array is missing or of another shape.
+    pub fn restore(
+        config: ProbeConfig,
+        mut weights: Weights,
+        updates: usize,
+        device: &Device,
+    ) -> Result<Self, WeightsError> {
+        let needed = [config.width + 1, config.classes];
+        let mut take = |name: &str| {
+            let full = format!("probe.{name}");
+            match weights.remove(name) {
+                None => Err(WeightsError::Missing(full)),
+                Some(Array { shape, .. }) if shape != needed => {
+                    Err(WeightsError::Shape { name: full, found: shape, needed: needed.to_vec() })
+                }
+                Some(array) => Ok(Tensor::from_data(TensorData::new(array.values, needed), device)),
+            }
+        };
+        let [weights, first, second] = KEPT;
+        Ok(Self { kept: [take(weights)?, take(first)?, take(second)?], updates })
+    }
+}
+
+/// Whether a sample is scored rather than fitted to: a tenth of all numbers, spread evenly by a multiplicative hash.
+pub fn is_scored(sample: u32) -> bool {
+    /// 2^32 over the golden ratio (Knuth, The Art of Computer Programming, section 6.4).
+    const GOLDEN: u32 = 2_654_435_769;
+    sample.wrapping_mul(GOLDEN) < u32::MAX / SCORED_IN
+}
