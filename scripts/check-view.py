@@ -9,7 +9,6 @@ import http.client
 import itertools
 import json
 import math
-import pathlib
 import re
 import sys
 import time
@@ -21,12 +20,11 @@ CHROMIUM = "/usr/bin/chromium"
 PATIENCE = 10_000  # milliseconds for what the page does at once
 ENCODING = 120_000  # milliseconds until all training samples are encoded
 DRAWN_APART = 1e-6
-SUMS_APART = 1e-4
+SUMS_APART = 1e-4  # of the entries of a row, and of an entropy
 CONTRAST = 4.5  # WCAG 2.2, 1.4.3
-DESKTOP = {"width": 1440, "height": 900}
-PHONE = {"width": 390, "height": 844}
+DESKTOP, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
 NOBODY = "999999999"
-# The head of a PNG that claims to be 60,000 pixels a side.
+# Claims to be 60,000 pixels a side.
 HUGE_PNG = bytes.fromhex("89504e470d0a1a0a 0000000d49484452 0000ea600000ea60 0802000000 0fb0e215")
 # What is no error: answers that are wanted here, requests that the page ends, and what the console says of either.
 EXPECTED = re.compile(rf"503 /api/neighbours/|422 /api/upload|404 /api/\w+/{NOBODY}|net::ERR_ABORTED|Failed to load")
@@ -38,8 +36,8 @@ def check(condition, message):
 
 
 def close(ours, theirs, most, message):
-    apart = max(abs(a - b) for a, b in itertools.zip_longest(ours, theirs, fillvalue=math.inf))
-    check(apart <= most, f"{message}: {apart:.2e} apart, at most {most:.0e}")
+    apart = [abs(a - b) for a, b in itertools.zip_longest(ours, theirs, fillvalue=math.inf)]
+    check(all(one <= most for one in apart), f"{message}: {max(apart):.2e} apart, at most {most:.0e}")
 
 
 def mean(maps):
@@ -81,8 +79,7 @@ class Server:
 
     def maps(self, path, run, patch, column=False):
         """The map of each head, as the page must draw it."""
-        places = run["grid"] ** 2
-        rows = self.rows(path, places)
+        rows, places = self.rows(path, run["grid"] ** 2), run["grid"] ** 2
         heads = [rows[start:start + places] for start in range(0, len(rows), places)]
         if patch is None:
             return [mean(head) for head in heads]
@@ -115,7 +112,7 @@ class View:
 
     def picture(self, name):
         if self.screenshots:
-            self.page.screenshot(path=self.screenshots / f"{name}.png", full_page=True)
+            self.page.screenshot(path=f"{self.screenshots}/{name}.png", full_page=True)
 
     def by(self, name):
         return self.page.get_by_test_id(name)
@@ -185,8 +182,8 @@ class View:
 
     def painted(self, pixels, values, what):
         check(len(pixels) == len(values), f"{what}: {len(pixels)} pixels are drawn, needs {len(values)}")
-        greatest = values.index(max(values))
-        check(pixels[greatest] == max(pixels), f"colours.js: the brightest patch is not {greatest}, {what}")
+        brightest, greatest = max(pixels), values.index(max(values))
+        check(pixels[greatest] == brightest, f"colours.js: the brightest patch is not {greatest}, {what}")
 
 
 def opens(view):
@@ -196,7 +193,6 @@ def opens(view):
     check(status == 200 and "default-src 'self'" in policy, f"GET /: {status}, Content-Security-Policy: '{policy}'")
     view.open()
     run, [first] = view.server.json("/api/run"), view.server.ids(1)
-    check(view.run == run, f"the page has another run than the server: {view.run}")
     expect(view.by("run")).to_contain_text(run["encoder"])
     view.reaches("app.js: the first sample is not shown", image=first)
     picture = [view.by("picture").evaluate(f"one => one.{side}") for side in ("width", "height")]
@@ -210,11 +206,10 @@ def chooses(view):
     check(fitting["total"] == label["samples"], f"/api/samples: {fitting['total']} samples of label {label}")
     view.by("class").select_option(str(label["label"]))
     view.listed(rf"of {label['samples']:,}$")
-    buttons, place = view.by("thumbs").locator("button"), min(2, len(fitting["samples"]) - 1)
+    buttons, sample = view.by("thumbs").locator("button"), fitting["samples"][-1]
     shown = buttons.evaluate_all("all => all.map((one) => one.dataset.id)")
     check(shown == [one["id"] for one in fitting["samples"]], f"chooser.js: of label {label} the page shows {shown}")
-    sample = fitting["samples"][place]
-    buttons.nth(place).click()
+    buttons.last.click()
     view.reaches("chooser.js: after a click on a thumbnail", image=sample["id"])
     expect(view.by("title")).to_have_text(f"{sample['key']}, {label['name'] or 'label ' + str(label['label'])}")
     view.by("class").select_option("")
@@ -242,20 +237,20 @@ def draws_attention(view):
                 view.click(patch)
             for name in ("to", "by"):
                 maps = view.server.maps(f"/api/attention/{image}/{layer}", run, patch, name == "by")
-                check(len(maps) == heads, f"/api/attention/{image}/{layer}: {len(maps)} heads, needs {heads}")
                 view.choose(map=name)
                 for head in ["mean", *range(heads)]:
                     before, what = view.pixels(), f"image {image}, layer {layer}, head {head}, patch {patch}, '{name}'"
                     view.choose(head=head)
                     view.drawn(mean(maps) if head == "mean" else maps[head], what)
                     check(head in ("mean", heads - 1) or view.pixels() != before, f"the canvas has not changed, {what}")
-    for said in (f"{run['layer_name']} {run['layers']}, head {heads} of {heads}", f"row {row + 1}, column 2"):
-        expect(view.by("caption")).to_contain_text(said)
+    said = f"{run['layer_name']} {run['layers']}, head {heads} of {heads}: patch row {row + 1}, column 2 is attended by"
+    expect(view.by("caption")).to_contain_text(said)
 
 
 def scales(view):
     """the colour bar has the map's numbers, and the value under the pointer is told"""
-    number = lambda value: f"{value:.4f}" if abs(value) >= 1e-3 else f"{value:.2e}".replace("e-0", "e-") if value else "0"
+    small = lambda value: f"{value:.2e}".replace("e-0", "e-") if value else "0"
+    number = lambda value: f"{value:.4f}" if abs(value) >= 1e-3 else small(value)
     last = view.run["grid"] - 1
     view.click(0)
     values, before = view.map, view.pixels()
@@ -284,9 +279,7 @@ def shows_all_heads(view):
     close(view.map, sum(ours(state["layer"]), []), DRAWN_APART, "stage.js: the maps of all heads")
     buttons.last.click()
     view.reaches("stage.js: after a click on the last of all heads", head=run["heads"] - 1)
-    expect(view.by("stage")).to_be_visible()
     expect(view.by("overview"), "panels.js: the overview is not drawn").to_have_attribute("data-drawn", state["image"])
-    expect(tiles).to_have_count(run["layers"] * run["heads"])
     for layer, head in ((0, 0), (run["layers"] - 1, run["heads"] - 1)):
         tile = tiles.nth(layer * run["heads"] + head)
         view.painted(view.pixels(tile.locator("canvas")), ours(layer)[head], f"overview, layer {layer}, head {head}")
@@ -344,11 +337,9 @@ def finds_neighbours(view):
     if not view.run["neighbours"]:
         return expect(view.by("near")).to_be_hidden()
     expect(items, "/api/neighbours: no neighbours came").not_to_have_count(0, timeout=ENCODING)
-    expect(view.by("neighbours-wait")).to_be_hidden()
     look = view.server.json(f"/api/look/{view.state['image']}")
     near = view.server.json(f"/api/neighbours/{look['id']}?count=8")["neighbours"]
-    like = [one["similarity"] for one in near]
-    check(like == sorted(like, reverse=True) and like[0] <= 1.0001, f"/api/neighbours: not the nearest first: {like}")
+    check(near == sorted(near, key=lambda one: -one["similarity"]), f"/api/neighbours: not the nearest first: {near}")
     expect(items).to_have_count(len(near))
     for item, one in zip(items.all(), near):
         same, text = one["label"] is not None and one["label"] == look["label"], item.text_content()
@@ -366,30 +357,28 @@ def takes_uploads(view):
     expect(view.by("title"), "chooser.js: the upload is not shown").to_have_text(name)
     view.settled()
     own, patch = view.state["image"], view.state["patch"]
-    check(own.startswith("u"), f"/api/upload: the id is {own}, needs u and a number")
+    check(own[0] == "u", f"/api/upload: the id is {own}, needs u and a number")
     view.drawn(view.server.maps(f"/api/similarity/{own}", view.run, patch)[0], "of an upload")
-    expect(view.by("uploads").locator("button")).to_have_count(1)
     view.by("file").set_input_files(file("words.png", b"no image at all"))
     expect(view.by("upload-error")).to_contain_text("words.png: ")
     view.drops("large.png", view.run["upload_bytes"] + 1)
     expect(view.by("upload-error")).to_contain_text("large.png is larger than")
     view.drops("dropped.png", list(png))
     expect(view.by("title"), "chooser.js: a dropped file is not shown").to_have_text("dropped.png")
-    expect(view.by("upload-error")).to_be_hidden()
 
 
 def obeys_keys(view):
     """the keyboard does everything"""
     run, grid, ids = view.run, view.run["grid"], view.server.ids(3)
     view.open(f"#image={ids[0]}")
-    middle, last, heads = grid // 2 * grid + grid // 2, run["layers"] - 1, run["heads"]
-    arrows = ("Left", middle), ("Left", middle - 1), ("Up", middle - 1 - grid), ("Right", middle - grid), ("Down", middle)
-    presses = [(f"Arrow{arrow}", "patch", patch) for arrow, patch in arrows]
+    middle, last, second = grid // 2 * grid + grid // 2, run["layers"] - 1, 1 if run["heads"] > 1 else "mean"
+    arrows = ("Left", 0), ("Left", -1), ("Up", -1 - grid), ("Right", -grid), ("Down", 0)
+    presses = [(f"Arrow{arrow}", "patch", middle + away) for arrow, away in arrows]
     presses += [("n", "image", ids[1]), ("n", "image", ids[2]), ("p", "image", ids[1])]
     presses += [("+", "opacity", 70), ("-", "opacity", 60)]
     if run["layers"]:
         presses += [("[", "layer", max(0, last - 1)), ("]", "layer", last), ("]", "layer", last), ("h", "head", 0)]
-        presses += [("h", "head", 1 if heads > 1 else "mean"), ("Shift+H", "head", 0), ("a", "head", "all")]
+        presses += [("h", "head", second), ("Shift+H", "head", 0), ("a", "head", "all")]
         presses += [("a", "head", "mean"), *(("m", "map", name) for name in ("by", "rollout", "similarity", "to"))]
     for key, name, value in [*presses, ("?", "patch", middle)]:
         view.press(key, **{name: value})
@@ -398,10 +387,8 @@ def obeys_keys(view):
     expect(view.by("help")).to_be_hidden()
     view.press("Escape", patch=None)
     view.by("key").focus()
-    view.page.keyboard.type("nm")
-    view.reaches("keys.js: letters of a search were taken for keys", image=ids[1], map="to" if last >= 0 else "similarity")
-    view.by("key").fill("")
-    view.listed(rf"of {run['samples']:,}$")
+    view.page.keyboard.type("n+")
+    view.reaches("keys.js: letters of a search were taken for keys", image=ids[1], opacity=60)
 
 
 def is_named_and_focused(view):
@@ -427,25 +414,23 @@ def is_named_and_focused(view):
 
 def loads_ahead(view):
     """what comes next is loaded ahead within a bound, and late answers are ignored"""
-    run, ids = view.run, view.server.ids(9)
+    run, ids = view.run, view.server.ids(24)[-9:]
     view.open(f"#image={ids[4]}")
     kind, end = ("attention", f"/{view.state['layer']}") if run["layers"] else ("similarity", "")
     answers = lambda: view.page.evaluate("saccade.answers")
     wanted = {f"/api/{each}" for at in (3, 5, 6) for each in (f"image/{ids[at]}", f"{kind}/{ids[at]}{end}")}
     view.until(lambda: wanted <= set(answers()["paths"]), f"app.js: not all is loaded ahead of {sorted(wanted)}")
     check(0 < answers()["bytes"] <= answers()["limit"], f"api.js: so many bytes are kept: {answers()}")
-    held, late = [], f"**/api/{kind}/{ids[8]}{end}"
-    view.page.route(late, lambda route: held.append(route))
+    held, late = [], f"/api/{kind}/{ids[8]}{end}"
+    view.page.route(f"**{late}", lambda route: held.append(route))
     view.page.evaluate(f"location.hash = '#image={ids[8]}'")
     view.until(lambda: held, f"app.js: a link to image {ids[8]} asks for no map")
     view.page.keyboard.press("p")
     view.press("p", image=ids[6])
     for route in held:
-        try:
-            route.continue_()
-        except Error:
-            pass  # It has been ended, as it should.
-    view.page.unroute(late)
+        route.continue_()
+    view.page.unroute(f"**{late}")
+    view.page.evaluate("late => fetch(late).then((answer) => answer.arrayBuffer())", late)
     view.drawn(mean(view.server.maps(f"/api/{kind}/{ids[6]}{end}", run, None)), "after a late answer")
 
 
@@ -468,11 +453,10 @@ def reopens(view):
     expect(other.by("error"), "app.js: a link to no image is not explained").to_be_visible()
     check(other.map == [], "app.js: a link to no image leaves the map of another")
     other.clean("while links were followed")
-    other.page.close()
 
 
 def light(colour):
-    """Relative luminance, WCAG 2.2."""
+    # Relative luminance, WCAG 2.2.
     shares = [float(part) / (1 if colour.startswith("color(") else 255) for part in re.findall(r"[\d.]+", colour)[:3]]
     r, g, b = (share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares)
     return 0.2126 * r + 0.7152 * g + 0.0722 * b
@@ -484,8 +468,7 @@ def fits_screens(view):
     for scheme in ("light", "dark"):
         phone = View(view.browser, view.server, view.screenshots, color_scheme=scheme, **device)
         phone.open(f"#{urlsplit(view.page.url).fragment}")
-        if phone.run["neighbours"]:
-            expect(phone.by("near").locator("li")).not_to_have_count(0)
+        phone.page.wait_for_load_state("networkidle")
         width = phone.page.evaluate("Math.max(innerWidth, document.documentElement.scrollWidth)")
         check(width <= PHONE["width"], f"style.css: the page is {width} pixels wide on a phone of {PHONE['width']}")
         moves = phone.by("overlay").evaluate("one => getComputedStyle(one).transitionDuration")
@@ -502,12 +485,10 @@ def fits_screens(view):
         }""")
         check((light(texts[0][0]) < 0.1) == (scheme == "dark"), f"style.css: {texts[0][0]} is the ground, not {scheme}")
         for ground, colour, text in texts:
-            low, high = sorted((light(ground), light(colour)))
-            contrast = (high + 0.05) / (low + 0.05)
-            check(contrast >= CONTRAST, f"style.css, {scheme}: contrast {contrast:.2f} of '{text[:40]}', needs {CONTRAST}")
+            low, high = sorted((light(ground) + 0.05, light(colour) + 0.05))
+            check(high / low >= CONTRAST, f"style.css: {scheme}: '{text[:40]}' has a contrast of {high / low:.2f}")
         phone.picture(f"phone-{scheme}-{view.run['kind']}")
         phone.clean("on a phone")
-        phone.page.close()
 
 
 def refuses(view):
@@ -518,14 +499,14 @@ def refuses(view):
     post = lambda status, *bodies, **headers: [(status, "POST", upload, body, headers) for body in bodies]
     known = lambda status, *hosts: [(status, "GET", "/api/run", None, {"Host": host}) for host in hosts]
     requests = [
-        *get(404, *(f"/api/{what}/{NOBODY}" for what in ("image", "look", "similarity", "neighbours", "attention/x"))),
+        *get(404, *(f"/api/{what}/{NOBODY}" for what in ("image", "look", "similarity", "neighbours"))),
         *get(404, "/api/image/x", "/api/image/u9999", "/api/look/-1", f"/api/attention/{NOBODY}/0", "/api/nothing"),
         *get(404, f"/api/attention/{first}/{end}", f"/api/rollout/{first}/{end}"),
         *get(400, f"/api/attention/{first}/x", f"/api/attention/{first}/-1", f"/api/rollout/{first}/1.5"),
-        *get(400, "/api/samples?from=-1"),
+        *get(400, "/api/samples?from=-1"), *get(405, upload),
         *get(404, "/../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/..%2f..%2fetc%2fpasswd", "//etc/passwd"),
         *get(404, "/style.css/../../../../etc/passwd", "/api/image/..%2f..%2f..%2fetc%2fpasswd", "/Cargo.toml"),
-        (405, "POST", "/api/run", b"", {}), (405, "DELETE", "/", None, {}), (405, "PUT", upload, b"", {}), *get(405, upload),
+        (405, "POST", "/api/run", b"", {}), (405, "DELETE", "/", None, {}), (405, "PUT", upload, b"", {}),
         # With its length, and without one, in chunks.
         *post(413, large), *post(413, iter([large]), **{"Transfer-Encoding": "chunked"}),
         *post(422, b"", b"no image", HUGE_PNG), *post(403, b"x", Origin="http://evil.example"),
@@ -537,25 +518,20 @@ def refuses(view):
         what = f"{method} {path} {headers or ''}"
         check(status == wanted, f"{what}: {status} in place of {wanted}: {answer[:200]!r}")
         check(b"root:" not in answer and b"[package]" not in answer, f"{what}: answered by a file")
-        if wanted >= 400:
-            check("json" in said.get("Content-Type", ""), f"{what}: the reason is not JSON: {answer[:200]!r}")
-            why = json.loads(answer).get("error", "")
-            check(why and "\n" not in why, f"{what}: the reason is no line of text: {answer[:200]!r}")
+        why = json.loads(answer).get("error") if "json" in said.get("Content-Type", "") else None
+        check(wanted < 400 or (why and "\n" not in why), f"{what}: the reason is no line in JSON: {answer[:200]!r}")
     check(server.json("/api/run") == run, "after the bad requests the server is another")
-
-
-PARTS = (opens, chooses, draws_attention, scales, shows_all_heads, tells_entropy, rolls_out, draws_energy, finds_neighbours,
-         takes_uploads, obeys_keys, is_named_and_focused, loads_ahead, reopens, fits_screens, refuses)
-OF_ATTENTION = (draws_attention, shows_all_heads, tells_entropy)
 
 
 def main(url, folder=None):
     expect.set_options(timeout=PATIENCE)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        view = View(browser, Server(url), folder and pathlib.Path(folder), viewport=DESKTOP, color_scheme="light")
-        for part in PARTS:
-            if part in OF_ATTENTION and view.run["layers"] == 0:
+        view = View(browser, Server(url), folder, viewport=DESKTOP, color_scheme="light")
+        for part in (opens, chooses, draws_attention, scales, shows_all_heads, tells_entropy, rolls_out, draws_energy,
+                     finds_neighbours, takes_uploads, obeys_keys, is_named_and_focused, loads_ahead, reopens,
+                     fits_screens, refuses):
+            if part in (draws_attention, shows_all_heads, tells_entropy) and view.run["layers"] == 0:
                 continue
             began = time.monotonic()
             try:

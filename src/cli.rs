@@ -2,6 +2,7 @@
 
 mod eval;
 mod progress;
+mod report;
 mod shards;
 mod tune;
 mod view;
@@ -77,6 +78,10 @@ Prints what it measured, which stage limits, and the [stream] section to paste i
   saccade umap runs/quickstart --out plane.svg
   saccade umap runs/quickstart --out plane.html --names shards/fashion-names.txt --samples 5000")]
     Umap(eval::UmapArgs),
+    /// Puts all there is to know of a run on one page, which needs no network
+    #[command(after_help = "Example:\n  saccade report runs/quickstart --out run.html --names shards/fashion-names.txt
+Scores the newest checkpoint on the way, as `saccade eval` does; where that cannot be, the page says why.")]
+    Report(report::ReportArgs),
     /// Shows in a browser what a run's encoder attends to, image by image
     #[command(after_help = "Examples:
   saccade view runs/quickstart --names shards/fashion-names.txt
@@ -239,6 +244,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Verb::Eval(args) => eval::eval(&args),
         Verb::Embed(args) => eval::embed(&args),
         Verb::Umap(args) => eval::draw(&args),
+        Verb::Report(args) => report::run(&args),
         Verb::View(args) => view::run(&args),
         Verb::Export(args) => exchange::export(&exchange::open(&args.run)?, args.which, &args.out),
         Verb::Import(args) => exchange::write(&exchange::import(&args.source, args.heads)?, &args.out),
@@ -391,10 +397,8 @@ fn draw(args: ShowArgs) -> Result<()> {
     let mut batches =
         stream_of(&plan, args.step..args.step.saturating_add(1), Counts::default(), runtime.handle(), &telemetry)?;
     let batch = batches.next().context("the stream holds no batch")??;
-    let side = plan.config.augment.size;
-    let patch = plan.models.encoder.image() as u32 / plan.models.encoder.grid() as u32;
     let energies = args.energy.as_ref().map_or(Ok(Vec::new()), |run| show::energies(&batch, &plan, run))?;
-    show::draw(&batch, side, patch, &energies, &args.out)?;
+    show::draw(&batch, &plan, &energies, &args.out)?;
     let columns = if batch.saccades.is_some() { "the two views" } else { "image, context, then the target blocks" };
     let curve = if energies.is_empty() { "" } else { ", then the energy along the iterations" };
     say(&format!("{}: {columns}{curve}; step {}", args.out.display(), batch.step))?;

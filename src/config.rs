@@ -350,10 +350,17 @@ impl Plan {
 
     /// Bytes that the run writes at most: the checkpoints it keeps, one that is being written, and its records.
     pub fn disk_bytes(&self) -> u64 {
+        self.disk_bytes_after(0)
+    }
+
+    /// What of them is left to write after so many steps.
+    pub fn disk_bytes_after(&self, done: u64) -> u64 {
         /// Generous for one line of `steps.jsonl`.
         const STEP_LINE: u64 = 600;
-        let checkpoints = self.checkpoint_bytes().saturating_mul(self.config.checkpoint.keep as u64 + 1);
-        checkpoints.saturating_add(self.steps.saturating_mul(STEP_LINE))
+        let keep = self.config.checkpoint.keep as u64;
+        let kept = (done / self.config.checkpoint.every_steps.max(1)).min(keep);
+        let checkpoints = self.checkpoint_bytes().saturating_mul(keep - kept + 1);
+        checkpoints.saturating_add(self.steps.saturating_sub(done).saturating_mul(STEP_LINE))
     }
 }
 

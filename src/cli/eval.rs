@@ -71,8 +71,8 @@ pub struct EmbedArgs {
 pub struct UmapArgs {
     #[command(flatten)]
     encoder: EncoderArgs,
-    /// The drawing: X.svg, or X.html to hover on
-    #[arg(long, value_name = "X.svg|X.html")]
+    /// The drawing: X.svg, X.png, or X.html to hover on
+    #[arg(long, value_name = "X.svg|X.png|X.html")]
     out: PathBuf,
     /// Which shards of the run
     #[arg(long, value_enum, default_value_t = Split::Validation)]
@@ -127,7 +127,7 @@ pub fn embed(args: &EmbedArgs) -> Result<()> {
 }
 
 pub fn draw(args: &UmapArgs) -> Result<()> {
-    plane::is_page(&args.out)?;
+    plane::Form::of(&args.out)?;
     let runtime = Runtime::new().context("no threads for the runtime")?;
     let names = names(args.names.as_deref())?;
     let umap = UmapConfig { neighbours: args.neighbours, ..UmapConfig::new(args.seed) };

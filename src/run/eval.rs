@@ -100,6 +100,12 @@ impl Frozen {
         Ok(Self { plan, step, which, encoder, pooling, place })
     }
 
+    /// An encoder of a run that goes on.
+    pub(super) fn of(plan: &Plan, step: u64, encoder: &Encoder, place: &Placement) -> Self {
+        let (plan, encoder, place) = (plan.clone(), encoder.clone(), place.clone());
+        Self { plan, step, which: Which::Target, encoder, pooling: Pooling::Mean, place }
+    }
+
     pub(super) fn encoder(&self) -> &Encoder {
         &self.encoder
     }

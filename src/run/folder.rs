@@ -15,7 +15,7 @@ use crate::checkpoint::write_whole;
 use crate::config::{Plan, RunConfig, course, models};
 use crate::pipeline::Quarantined;
 
-const PIPELINE: &str = "pipeline.toml";
+pub const PIPELINE: &str = "pipeline.toml";
 const PLAN: &str = "plan.json";
 const STEPS: &str = "steps.jsonl";
 const QUARANTINE: &str = "quarantine.jsonl";
@@ -190,7 +190,7 @@ impl RunFolder {
     /// # Errors
     /// When the file cannot be read or written.
     pub fn scores(&self, scores: &Scores) -> Result<()> {
-        let mut all = self.all_scores()?;
+        let mut all = all_scores(&self.path)?;
         all.retain(|earlier| earlier.step < scores.step);
         all.push(scores.clone());
         Ok(write_whole(&self.path.join(SCORES), &serde_json::to_vec_pretty(&all)?)?)
@@ -201,23 +201,53 @@ impl RunFolder {
     /// # Errors
     /// When the file cannot be read.
     pub fn has_scores(&self, step: u64) -> Result<bool> {
-        Ok(self.all_scores()?.iter().any(|scores| scores.step == step))
+        Ok(all_scores(&self.path)?.iter().any(|scores| scores.step == step))
     }
 
     /// # Errors
     /// When the file cannot be read.
     pub fn last_scores(&self) -> Result<Option<Scores>> {
-        Ok(self.all_scores()?.pop())
+        Ok(all_scores(&self.path)?.pop())
     }
+}
 
-    fn all_scores(&self) -> Result<Vec<Scores>> {
-        let path = self.path.join(SCORES);
-        if !path.exists() {
-            return Ok(Vec::new());
-        }
-        let bytes = fs::read(&path).with_context(|| format!("{}: cannot be read", path.display()))?;
-        serde_json::from_slice(&bytes).with_context(|| format!("{}: damaged; remove it", path.display()))
+/// What a run has left, for reading.
+pub struct Records {
+    /// The texts of the pipeline file and of the Plan.
+    pub pipeline: String,
+    pub plan: String,
+    pub scores: Vec<Scores>,
+    /// Files of lines.
+    pub steps: PathBuf,
+    pub stages: PathBuf,
+    pub sessions: PathBuf,
+    pub quarantine: PathBuf,
+}
+
+/// # Errors
+/// When the folder holds no run.
+pub fn records(path: &Path) -> Result<Records> {
+    config_of(path)?;
+    let text = |name: &str| fs::read_to_string(path.join(name)).unwrap_or_default();
+    let [steps, stages, sessions, quarantine] = [STEPS, STAGES, SESSIONS, QUARANTINE].map(|name| path.join(name));
+    Ok(Records {
+        pipeline: text(PIPELINE),
+        plan: text(PLAN),
+        scores: all_scores(path)?,
+        steps,
+        stages,
+        sessions,
+        quarantine,
+    })
+}
+
+fn all_scores(run: &Path) -> Result<Vec<Scores>> {
+    let path = run.join(SCORES);
+    if !path.exists() {
+        return Ok(Vec::new());
     }
+    let bytes = fs::read(&path).with_context(|| format!("{}: cannot be read", path.display()))?;
+    serde_json::from_slice(&bytes).with_context(|| format!("{}: damaged; remove it", path.display()))
 }
 
 /// The configuration of a run that was begun, changes of `--set` included.

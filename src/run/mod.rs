@@ -1,18 +1,22 @@
 //! Wires one Plan: pipeline, trainer, the stops computed beforehand, and an orderly way out.
 
 mod belt;
+mod board;
 pub mod bench;
 pub mod eval;
 pub mod exchange;
 pub mod folder;
+mod heat;
 pub mod look;
 pub mod plane;
 mod records;
+pub mod report;
 pub mod reshard;
 pub mod retrieval;
 pub mod score;
 pub mod show;
 mod training;
+pub mod tensorboard;
 pub mod tune;
 
 use std::collections::BTreeMap;

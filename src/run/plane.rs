@@ -1,4 +1,7 @@
-//! Draws features as points of a plane (UMAP), a colour for each label: as SVG, or as a page on which one can hover.
+//! Draws features as points of a plane (UMAP), a colour for each label: as SVG, as PNG, or as a page on which one can
+//! hover.
+
+mod raster;
 
 use std::fmt::Write;
 use std::fs;
@@ -8,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use tokio::runtime::Handle;
 
 use super::eval::{Frozen, Split};
+use super::show::png;
 use crate::eval::umap::{UmapConfig, umap};
 
 /// Pixels a side of the drawing, and its margin.
@@ -16,6 +20,10 @@ const MARGIN: f64 = 20.0;
 /// Labels that are named beside it; more would not fit.
 const MOST_NAMED: usize = 40;
 const LINE: f64 = 18.0;
+/// Pixels beside the points for the labels' names.
+const BESIDE: f64 = 180.0;
+/// Points up to which they are drawn large.
+const MOST_LARGE: usize = 3000;
 
 /// What is drawn.
 pub struct Plane {
@@ -55,15 +63,27 @@ pub fn plane(frozen: &Frozen, request: &Request, runtime: &Handle) -> Result<Pla
     Ok(Plane { points, labels, keys })
 }
 
-/// Whether a file is to be a page (`.html`), or a drawing alone (`.svg`).
-///
-/// # Errors
-/// When its ending is another.
-pub fn is_page(path: &Path) -> Result<bool> {
-    match path.extension().and_then(|ending| ending.to_str()) {
-        Some("svg") => Ok(false),
-        Some("html") => Ok(true),
-        _ => bail!("{}: name a file that ends in .svg or .html", path.display()),
+/// What a drawing becomes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    Svg,
+    Png,
+    /// On which one can hover.
+    Page,
+}
+
+impl Form {
+    /// The form that a file's ending asks for.
+    ///
+    /// # Errors
+    /// When its ending is another.
+    pub fn of(path: &Path) -> Result<Self> {
+        match path.extension().and_then(|ending| ending.to_str()) {
+            Some("svg") => Ok(Self::Svg),
+            Some("png") => Ok(Self::Png),
+            Some("html") => Ok(Self::Page),
+            _ => bail!("{}: name a file that ends in .svg, .png or .html", path.display()),
+        }
     }
 }
 
@@ -72,8 +92,20 @@ pub fn is_page(path: &Path) -> Result<bool> {
 /// # Errors
 /// When the file ends in something else, or cannot be written.
 pub fn write(plane: &Plane, title: &str, names: &[String], path: &Path) -> Result<()> {
-    let text = if is_page(path)? { page(plane, title, names) } else { svg(plane, title, names, false) };
-    fs::write(path, text).with_context(|| format!("{}: cannot be written", path.display()))
+    let bytes = match Form::of(path)? {
+        Form::Svg => svg(plane, title, names, false).into_bytes(),
+        Form::Png => png(&raster::draw(plane, title, names))?,
+        Form::Page => page(plane, title, names).into_bytes(),
+    };
+    fs::write(path, bytes).with_context(|| format!("{}: cannot be written", path.display()))
+}
+
+/// The labels that occur, in order, as far as they are named beside the drawing.
+fn legend(plane: &Plane) -> Vec<Option<u32>> {
+    let mut shown = plane.labels.clone();
+    shown.sort_unstable();
+    shown.dedup();
+    if shown.len() > MOST_NAMED { Vec::new() } else { shown }
 }
 
 fn name(label: Option<u32>, names: &[String]) -> String {
@@ -82,17 +114,42 @@ fn name(label: Option<u32>, names: &[String]) -> String {
 }
 
 /// Ten colours that are easily told apart, then hues a golden angle apart, so that labels next to each other differ.
-fn colour(label: Option<u32>) -> String {
-    const FIRST: [&str; 10] =
-        ["#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#e69f00", "#332288", "#777777", "#44bb99"];
+fn rgb(label: Option<u32>) -> [u8; 3] {
+    const FIRST: [u32; 10] =
+        [0x4477aa, 0xee6677, 0x228833, 0xccbb44, 0x66ccee, 0xaa3377, 0xe69f00, 0x332288, 0x777777, 0x44bb99];
     const GOLDEN_ANGLE: f64 = 137.508;
+    let bytes = |colour: u32| {
+        let [_, channels @ ..] = colour.to_be_bytes();
+        channels
+    };
     match label {
-        None => "#cccccc".into(),
+        None => bytes(0xcccccc),
         Some(label) => FIRST.get(label as usize).map_or_else(
-            || format!("hsl({:.0},75%,{}%)", (f64::from(label) * GOLDEN_ANGLE) % 360.0, 40 + 15 * (label % 2)),
-            |colour| (*colour).into(),
+            || hue((f64::from(label) * GOLDEN_ANGLE) % 360.0, 0.4 + 0.15 * f64::from(label % 2)),
+            |&colour| bytes(colour),
         ),
     }
+}
+
+/// Of a hue in degrees, three quarters saturated, and a lightness (CSS Color 3, section 4.2.4).
+fn hue(degrees: f64, lightness: f64) -> [u8; 3] {
+    const SATURATION: f64 = 0.75;
+    let channel = |offset: f64| {
+        let place = (offset + degrees / 30.0) % 12.0;
+        let reach = SATURATION * lightness.min(1.0 - lightness);
+        let value = lightness - reach * (place - 3.0).min(9.0 - place).clamp(-1.0, 1.0);
+        (255.0 * value).round() as u8
+    };
+    [channel(0.0), channel(8.0), channel(4.0)]
+}
+
+fn colour(label: Option<u32>) -> String {
+    let [red, green, blue] = rgb(label);
+    format!("#{red:02x}{green:02x}{blue:02x}")
+}
+
+fn radius(plane: &Plane) -> f64 {
+    if plane.points.len() > MOST_LARGE { 1.6 } else { 2.6 }
 }
 
 /// What may stand in a text of XML.
@@ -100,12 +157,11 @@ fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
-fn svg(plane: &Plane, title: &str, names: &[String], hover: bool) -> String {
-    let mut shown: Vec<Option<u32>> = plane.labels.clone();
-    shown.sort_unstable();
-    shown.dedup();
-    let named = if shown.len() > MOST_NAMED { 0 } else { shown.len() };
-    let beside = if named > 0 { 180.0 } else { 0.0 };
+/// The drawing; with `hover`, what each point is is said on hovering.
+pub fn svg(plane: &Plane, title: &str, names: &[String], hover: bool) -> String {
+    let shown = legend(plane);
+    let named = shown.len();
+    let beside = if named > 0 { BESIDE } else { 0.0 };
     let place = places(&plane.points);
     let lowest = place.iter().fold(0.0, |lowest: f64, point| lowest.max(point[1]));
     let mut text = format!(
@@ -120,7 +176,7 @@ fn svg(plane: &Plane, title: &str, names: &[String], hover: bool) -> String {
         let _ = text.write_fmt(line);
     };
     put(format_args!("<text x=\"{MARGIN}\" y=\"{LINE}\" fill=\"currentColor\">{}</text>\n", escaped(title)));
-    let radius = if plane.points.len() > 3000 { 1.6 } else { 2.6 };
+    let radius = radius(plane);
     for (number, ([x, y], label)) in place.iter().zip(&plane.labels).enumerate() {
         let start =
             format_args!("<circle cx=\"{x:.1}\" cy=\"{:.1}\" r=\"{radius}\" fill=\"{}\"", y + LINE, colour(*label))
@@ -132,7 +188,7 @@ fn svg(plane: &Plane, title: &str, names: &[String], hover: bool) -> String {
             put(format_args!("{start}/>\n"));
         }
     }
-    for (row, label) in shown.iter().take(named).enumerate() {
+    for (row, label) in shown.iter().enumerate() {
         let y = LINE * (row as f64 + 2.5);
         put(format_args!("<circle cx=\"{}\" cy=\"{:.1}\" r=\"6\" fill=\"{}\"/>", SIDE + 10.0, y - 4.5, colour(*label)));
         put(format_args!(

@@ -17,12 +17,21 @@ const BACKGROUND: Rgb<u8> = Rgb([250, 250, 250]);
 const SAME: Rgb<u8> = Rgb([0, 158, 115]);
 const OTHER: Rgb<u8> = Rgb([213, 94, 0]);
 
-/// Writes a PNG: a row for each of so many held-out images, spread over all, with so many neighbours behind it, the
-/// nearest first; framed by whether their label is the same.
+/// Writes the picture as PNG.
 ///
 /// # Errors
 /// When an image cannot be read, or the file cannot be written.
-pub fn draw(frozen: &Frozen, splits: &Splits, [images, neighbours]: [usize; 2], path: &Path) -> Result<()> {
+pub fn draw(frozen: &Frozen, splits: &Splits, counts: [usize; 2], path: &Path) -> Result<()> {
+    let saved = picture(frozen, splits, counts)?.save_with_format(path, image::ImageFormat::Png);
+    saved.with_context(|| format!("{}: cannot be written", path.display()))
+}
+
+/// A row for each of so many held-out images, spread over all, with so many neighbours behind it, the
+/// nearest first; framed by whether their label is the same.
+///
+/// # Errors
+/// When an image cannot be read.
+pub fn picture(frozen: &Frozen, splits: &Splits, [images, neighbours]: [usize; 2]) -> Result<RgbImage> {
     let rows = frozen.neighbours(splits, images, neighbours);
     let cell = SIDE + 2 * FRAME + GAP;
     let columns = 1 + rows.iter().map(|(_, near)| near.len()).max().unwrap_or(0) as u32;
@@ -39,8 +48,7 @@ pub fn draw(frozen: &Frozen, splits: &Splits, [images, neighbours]: [usize; 2], 
             artist.place(&mut picture, Split::Train, sample, [3 * GAP + column * cell, top], colour)?;
         }
     }
-    let saved = picture.save_with_format(path, image::ImageFormat::Png);
-    saved.with_context(|| format!("{}: cannot be written", path.display()))
+    Ok(picture)
 }
 
 struct Artist<'f> {

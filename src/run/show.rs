@@ -1,14 +1,17 @@
 //! Draws a batch: each sample's image, what the encoder sees of it, and the target blocks; or its two views.
 
+use std::io::Cursor;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use image::{Rgb, RgbImage, imageops};
+use tokio::runtime::Handle;
 
 use super::exchange;
 use crate::config::Plan;
 use crate::model::{FirstWeights, WeightInit, weights};
-use crate::pipeline::{Batch, Indices, Masks};
+use crate::pipeline::{Batch, Counts, Indices, Masks};
+use crate::telemetry::Telemetry;
 use crate::train::upload::normalised;
 
 /// Samples drawn at most; more would not be looked at.
@@ -31,12 +34,40 @@ const COLOURS: [Rgb<u8>; 6] = [
     Rgb([0, 114, 178]),
 ];
 
-/// Writes the picture of a batch as PNG: a row per sample; image, context, then each target block with its frame; or
-/// the two views. Where `energies` are given, a curve for each sample, its energy along the iterations, comes last.
+/// Writes the picture of a batch as PNG: see [`picture`].
 ///
 /// # Errors
 /// When the file cannot be written.
-pub fn draw(batch: &Batch, side: u32, patch: u32, energies: &[Vec<f64>], path: &Path) -> Result<()> {
+pub fn draw(batch: &Batch, plan: &Plan, energies: &[Vec<f64>], path: &Path) -> Result<()> {
+    let saved = picture(batch, plan, energies).save_with_format(path, image::ImageFormat::Png);
+    saved.with_context(|| format!("{}: cannot be written", path.display()))
+}
+
+/// A run's first batch, drawn, as PNG.
+///
+/// # Errors
+/// When the data fail.
+pub fn first_batch(plan: &Plan, runtime: &Handle) -> Result<Vec<u8>> {
+    let apart = Telemetry::new("show");
+    let batch = super::stream(plan, 0..1, Counts::default(), runtime, &apart)?.next();
+    png(&picture(&batch.context("the stream holds no batch")??, plan, &[]))
+}
+
+/// An image as the bytes of a PNG file.
+///
+/// # Errors
+/// When it is too large for one.
+pub fn png(image: &RgbImage) -> Result<Vec<u8>> {
+    let mut bytes = Cursor::new(Vec::new());
+    image.write_to(&mut bytes, image::ImageFormat::Png)?;
+    Ok(bytes.into_inner())
+}
+
+/// A row per sample; image, context, then each target block with its frame; or the two views. Where `energies` are given,
+/// a curve for each sample, its energy along the iterations, comes last.
+fn picture(batch: &Batch, plan: &Plan, energies: &[Vec<f64>]) -> RgbImage {
+    let side = plan.config.augment.size;
+    let patch = plan.models.encoder.image() as u32 / plan.models.encoder.grid() as u32;
     let rows = batch.samples.len().min(MOST_SAMPLES) as u32;
     let columns = 1
         + u32::from(batch.saccades.is_some())
@@ -54,8 +85,6 @@ pub fn draw(batch: &Batch, side: u32, patch: u32, energies: &[Vec<f64>], path: &
         }
     }
     picture
-        .save_with_format(path, image::ImageFormat::Png)
-        .with_context(|| format!("{}: cannot be written", path.display()))
 }
 
 /// The energy per token of each drawn sample before each iteration and after the last one, by a run's target encoder.

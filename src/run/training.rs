@@ -2,11 +2,12 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 use burn::tensor::Tensor;
 
+use super::board::Board;
 use super::folder::RunFolder;
 use super::records;
 use super::score::scores;
@@ -14,6 +15,7 @@ use super::{Event, ProbeCount, StepLine, Surroundings, stream, trainer, uploaded
 use crate::checkpoint::{self, Checkpoint, Position};
 use crate::config::Plan;
 use crate::pipeline::{Counts, PipelineError};
+use crate::shard::write::free_bytes;
 use crate::telemetry::{Activity, Gauge, Stage, Telemetry};
 use crate::train::collapse::{Kind, Output};
 use crate::train::device::Placement;
@@ -43,6 +45,7 @@ pub struct Training<'a> {
     /// The step whose checkpoint is on disk.
     saved: u64,
     counts: Counts,
+    board: Option<Board>,
     /// When this process took the run up, and when losses were read last.
     taken_up: Instant,
     last: Instant,
@@ -68,12 +71,29 @@ impl<'a> Training<'a> {
         around.telemetry.set(Gauge::StepsPlanned, plan.steps as f64);
         around.telemetry.set(Gauge::Step, done as f64);
         around.telemetry.set(Gauge::BytesInFlightLimit, plan.bytes_in_flight as f64);
+        saved(plan, folder, done, around.telemetry);
         let pipeline = stream(plan, done..plan.steps, counts, around.runtime, around.telemetry)?;
         let batches = uploaded(plan, pipeline, &place, around.telemetry)?;
+        let board = plan.config.telemetry.tensorboard;
+        let board = board.then(|| Board::begin(folder.path(), plan, done, around.runtime)).transpose()?;
         let (unread, last) = (VecDeque::new(), Instant::now());
         let taken_up = last;
         let watch = Watch::new(plan.config.train.batch, findings);
-        Ok(Self { plan, folder, trainer, batches, unread, watch, place, done, saved: done, counts, taken_up, last })
+        Ok(Self {
+            plan,
+            folder,
+            trainer,
+            batches,
+            unread,
+            watch,
+            place,
+            done,
+            saved: done,
+            counts,
+            board,
+            taken_up,
+            last,
+        })
     }
 
     /// Steps done.
@@ -147,6 +167,7 @@ impl<'a> Training<'a> {
             around.telemetry.step(unread.report.took + read / steps, unread.waited);
             self.check(line, &unread.samples)?;
             self.folder.step(line)?;
+            self.board.as_mut().map_or(Ok(()), |board| board.step(line))?;
             publish(line, around.telemetry);
             (around.tell)(Event::Step(line));
         }
@@ -187,6 +208,7 @@ impl<'a> Training<'a> {
         }
         // What the checkpoint counts as done must be in the records too.
         self.folder.sync()?;
+        self.board.as_mut().map_or(Ok(()), Board::flush)?;
         let position = Position {
             step: self.done,
             counts: self.counts,
@@ -198,6 +220,7 @@ impl<'a> Training<'a> {
         checkpoint::save(&self.folder.checkpoints(), &position, &state.weights, self.plan.config.checkpoint.keep)?;
         self.saved = self.done;
         meter.samples(1);
+        saved(self.plan, self.folder, self.done, around.telemetry);
         (around.tell)(Event::Saved { step: self.done });
         self.note_stages(around)
     }
@@ -216,10 +239,22 @@ impl<'a> Training<'a> {
             around.telemetry.set_score(name, value);
         }
         self.folder.scores(&scores)?;
+        if let Some(board) = &mut self.board {
+            board.scored(&scores, self.plan, target, &self.place)?;
+        }
         (around.tell)(Event::Scored(&scores));
         drop(busy);
         self.note_stages(around)
     }
+}
+
+/// What alerts need to know: when the run was last safe, and whether there is room for the rest of it.
+fn saved(plan: &Plan, folder: &RunFolder, done: u64, telemetry: &Telemetry) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    telemetry.set(Gauge::CheckpointTime, now.as_secs_f64());
+    telemetry.set(Gauge::DiskNeeded, plan.disk_bytes_after(done) as f64);
+    // Where the system does not tell, there is no alert.
+    telemetry.set(Gauge::DiskFree, free_bytes(folder.path()).map_or(f64::INFINITY, |bytes| bytes as f64));
 }
 
 /// The newest checkpoint that is whole; says why newer ones were passed over.

@@ -151,6 +151,20 @@ pub const BYTES_IN_FLIGHT_LIMIT: Metric = metric(
     &[],
     "Bytes that all queues and buffers of the pipeline can hold together.",
 );
+pub const CHECKPOINT_TIME: Metric = metric(
+    "saccade_checkpoint_time_seconds",
+    Kind::Gauge,
+    &[],
+    "When the newest checkpoint was saved, in seconds since 1970-01-01 00:00 UTC; until there is one, when the run began.",
+);
+pub const DISK_FREE: Metric = metric(
+    "saccade_disk_free_bytes",
+    Kind::Gauge,
+    &[],
+    "Bytes that are free on the disk of the run's folder; looked at when a checkpoint is saved.",
+);
+pub const DISK_NEEDED: Metric =
+    metric("saccade_disk_needed_bytes", Kind::Gauge, &[], "Bytes that the rest of the run may yet write, at most.");
 pub const SCORE: Metric = metric("saccade_score", Kind::Gauge, &["score"], "Latest score of an evaluation, by name.");
 
 pub const PROBE_SAMPLES: Metric = metric(
@@ -218,6 +232,9 @@ pub const ALL: &[&Metric] = &[
     &STEP,
     &STEPS_PLANNED,
     &BYTES_IN_FLIGHT_LIMIT,
+    &CHECKPOINT_TIME,
+    &DISK_FREE,
+    &DISK_NEEDED,
     &SCORE,
     &PROBE_SAMPLES,
     &PROBE_RIGHT,

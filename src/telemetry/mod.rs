@@ -34,6 +34,9 @@ pub struct TelemetryConfig {
     /// Where `/metrics` is served, for example `127.0.0.1:9400`; port 0 takes a free one. Nowhere if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<SocketAddr>,
+    /// Whether the run's folder gets event files for TensorBoard too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tensorboard: bool,
 }
 
 /// Why the telemetry cannot start or go on.
@@ -64,10 +67,13 @@ pub enum Gauge {
     Step,
     StepsPlanned,
     BytesInFlightLimit,
+    CheckpointTime,
+    DiskFree,
+    DiskNeeded,
 }
 
 impl Gauge {
-    pub const ALL: [Gauge; 10] = [
+    pub const ALL: [Gauge; 13] = [
         Gauge::Loss,
         Gauge::LearningRate,
         Gauge::WeightDecay,
@@ -78,6 +84,9 @@ impl Gauge {
         Gauge::Step,
         Gauge::StepsPlanned,
         Gauge::BytesInFlightLimit,
+        Gauge::CheckpointTime,
+        Gauge::DiskFree,
+        Gauge::DiskNeeded,
     ];
 
     const fn metric(self) -> &'static catalogue::Metric {
@@ -92,6 +101,9 @@ impl Gauge {
             Gauge::Step => &catalogue::STEP,
             Gauge::StepsPlanned => &catalogue::STEPS_PLANNED,
             Gauge::BytesInFlightLimit => &catalogue::BYTES_IN_FLIGHT_LIMIT,
+            Gauge::CheckpointTime => &catalogue::CHECKPOINT_TIME,
+            Gauge::DiskFree => &catalogue::DISK_FREE,
+            Gauge::DiskNeeded => &catalogue::DISK_NEEDED,
         }
     }
 }

@@ -1,6 +1,5 @@
 //! What the page asks for: one function for each path.
 
-use std::io::Cursor;
 use std::sync::Arc;
 
 use axum::Json;
@@ -19,6 +18,7 @@ use crate::eval::maps;
 use crate::model::EncoderConfig;
 use crate::run::exchange::Which;
 use crate::run::look::Look;
+use crate::run::show::png;
 
 /// Samples listed at once, and neighbours, at most: what a page can show.
 const MOST_LISTED: usize = 500;
@@ -82,11 +82,7 @@ fn described(gallery: &Gallery, id: ImageId) -> Value {
 
 pub async fn image(State(gallery): Shared, Path(id): Path<String>) -> Answer {
     let id = known(&gallery, &id)?;
-    let drawn = tokio::task::spawn_blocking(move || {
-        let mut png = Cursor::new(Vec::new());
-        gallery.view(id)?.write_to(&mut png, image::ImageFormat::Png)?;
-        Ok::<_, anyhow::Error>(png.into_inner())
-    });
+    let drawn = tokio::task::spawn_blocking(move || png(&gallery.view(id)?));
     let png = drawn.await.map_err(anyhow::Error::from).flatten().map_err(unreadable)?;
     Ok(([(CONTENT_TYPE, "image/png")], png).into_response())
 }

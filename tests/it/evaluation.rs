@@ -99,6 +99,21 @@ fn umap_draws_a_point_a_sample_and_names_the_labels() {
     assert_eq!((svg.matches("<circle").count(), page.matches("<circle").count()), (310, 310));
     assert!(svg.contains(">shirts &amp; tops</text>") && svg.contains(">9</text>"), "{svg}");
     assert_eq!((svg.matches("<title>").count(), page.matches("<title>").count()), (1, 302), "what hovering shows");
+    // As pixels: a dot's colour at its place, and ink where the title is.
+    let png = folder.path().join("plane.png");
+    finish(&mut saccade(&["umap", at(&run), "--samples", "300", "--names", at(&names), "--out", at(&png)]), 0);
+    let drawn = image::open(&png).unwrap().into_rgb8();
+    let place = |text: &str, name: &str| -> f64 {
+        text.split_once(&format!("{name}=\"")).unwrap().1.split_once('"').unwrap().0.parse().unwrap()
+    };
+    let mut hit = 0;
+    for dot in svg.split("<circle ").skip(1).take(300) {
+        let [x, y] = ["cx", "cy"].map(|name| (1.5 * place(dot, name)) as u32);
+        hit += usize::from(drawn.get_pixel(x, y).0 != [255, 255, 255]);
+    }
+    assert_eq!(hit, 300, "a dot of the SVG has nothing at its place in the PNG");
+    let has_ink = |x: u32, y: u32| drawn.get_pixel(x, y).0 == [34, 34, 34];
+    assert!((0..30).any(|y| (0..400).any(|x| has_ink(x, y))), "there is no title");
     // The same seed, the same drawing.
     let points = |text: &str| text.lines().filter_map(|line| Some(line.split_once(" r=")?.0.to_owned())).collect();
     let [first, second]: [Vec<String>; 2] = [points(&svg), points(&page)];
@@ -110,7 +125,7 @@ fn what_cannot_be_scored_is_refused_with_the_mend() {
     let folder = temporary();
     let [run, empty] = [run(), folder.path().to_owned()];
     let cases: [(&[&str], &[&str]); 6] = [
-        (&["umap", at(&run), "--out", "plane.jpg"], &["plane.jpg", ".svg"]),
+        (&["umap", at(&run), "--out", "plane.jpg"], &["plane.jpg", ".svg", ".png"]),
         (&["umap", at(&run), "--neighbours", "1", "--out", "plane.svg"], &["1 neighbours"]),
         (&["eval", at(&empty)], &["run"]),
         (&["eval", at(&run), "--pooling", "last-four"], &["--pooling"]),

@@ -16,8 +16,8 @@ const QUICKSTART: &str = "pipelines/quickstart.toml";
 const STEPS: u64 = 187;
 
 /// What resuming must give back to the bit; times and rates differ.
-const EXACT: [&str; 7] =
-    ["step", "loss", "gradient_norm", "target_deviation", "learning_rate", "weight_decay", "ema_decay"];
+const EXACT: [&str; 8] =
+    ["step", "loss", "gradient_norm", "target_deviation", "learning_rate", "weight_decay", "ema_decay", "probe"];
 
 /// A run that nobody disturbed; made once for all tests.
 fn undisturbed() -> &'static Path {
@@ -68,6 +68,50 @@ fn run_leaves_its_plan_steps_checkpoints_and_scores() {
     let plan: Value = serde_json::from_slice(&fs::read(run.join("plan.json")).unwrap()).unwrap();
     assert_eq!(plan["derived"]["steps"], STEPS);
     assert_eq!(plan["config"]["encoder"]["width"], 16);
+}
+
+#[test]
+fn run_says_where_its_time_went_and_on_which_machine() {
+    let run = undisturbed_run();
+    let steps = column(&run.join("stages.jsonl"), "step");
+    // At each checkpoint, and after the score.
+    let saves = (1..=STEPS / 5).map(|number| 5 * number).chain([STEPS, STEPS]);
+    assert_eq!(steps, saves.map(Value::from).collect::<Vec<_>>());
+    let seconds = column(&run.join("stages.jsonl"), "seconds").pop().unwrap().as_f64().unwrap();
+    let stages = column(&run.join("stages.jsonl"), "stages").pop().unwrap();
+    let spent = |stage: &str| -> f64 {
+        ["busy", "starved", "blocked"].iter().map(|kind| stages[stage][kind].as_f64().unwrap()).sum()
+    };
+    // One thread trains, saves and scores.
+    let main = spent("train") + spent("checkpoint") + spent("eval");
+    assert!(main > 0.5 * seconds && main < 1.02 * seconds, "{main} of {seconds} s: {stages}");
+    assert_eq!(stages["train"]["samples"], STEPS * 32);
+    let sessions = fs::read_to_string(run.join("sessions.jsonl")).unwrap();
+    let session: Value = serde_json::from_str(sessions.trim()).unwrap();
+    assert_eq!(
+        (&session["step"], &session["device"], &session["version"]),
+        (&0.into(), &"cpu".into(), &env!("CARGO_PKG_VERSION").into())
+    );
+    assert!(session["threads"].as_u64() > Some(0) && session["memory_bytes"].as_u64() > Some(1 << 28), "{session}");
+}
+
+/// What the package reads of them, `scripts/check-scores` checks.
+#[test]
+fn run_leaves_event_files_where_they_are_asked_for() {
+    let folder = temporary();
+    let out = folder.path().join("run");
+    let few = ["telemetry.tensorboard=true", "train.epochs=0.1"];
+    finish(small(&mut saccade(&["train", QUICKSTART, "--out", at(&out)]), &few), 0);
+    let files: Vec<PathBuf> = fs::read_dir(out.join("tensorboard")).unwrap().map(|file| file.unwrap().path()).collect();
+    assert_eq!(files.len(), 1, "{files:?}");
+    let bytes = fs::read(&files[0]).unwrap();
+    let holds = |text: &[u8]| bytes.windows(text.len()).any(|window| window == text);
+    for name in
+        ["loss/total", "loss/prediction", "schedule/ema_decay", "scores/knn", "scores/online_probe", "attention"]
+    {
+        assert!(holds(name.as_bytes()), "no {name} in {}", files[0].display());
+    }
+    assert!(!undisturbed_run().join("tensorboard").exists(), "nobody asked");
 }
 
 #[test]

@@ -12,7 +12,7 @@ import { Stage, drawnOf } from "./stage.js";
 
 /** Bytes of maps and images that are kept. */
 const KEPT = 128 * 2 ** 20;
-/** Of one image: where the maps of all layers are more, they are drawn when asked for; where one is, none is loaded ahead. */
+/** Of one image: maps of more, in all layers, are drawn when asked for; where one map is more, none is loaded ahead. */
 const UNASKED = KEPT / 4;
 /** Places from the chosen image whose image and map are loaded ahead. */
 const AHEAD = [1, 2, -1];

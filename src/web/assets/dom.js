@@ -36,6 +36,8 @@ export function segments(fieldset, pairs, chosen) {
   });
   fieldset.replaceChildren(legend, ...labels);
   fieldset.addEventListener("change", (event) => chosen(event.target.value));
+  // After a click the arrows are the map's; who came by the keyboard (`detail` is 0) chooses on with them.
+  fieldset.addEventListener("click", (event) => event.detail > 0 && event.target.blur());
 }
 
 export function choose(fieldset, value) {

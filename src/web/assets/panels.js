@@ -113,7 +113,11 @@ export class Entropies {
   }
 
   clear() {
-    for (const place of $("entropy-table").querySelectorAll("button > *")) place.textContent = "–";
+    for (const button of this.cells) {
+      button.style.setProperty("--heat", 0);
+      button.removeAttribute("aria-label");
+      for (const said of button.children) said.textContent = "–";
+    }
   }
 
   /** `entropy` is `[layers][heads]`. */
