@@ -47,6 +47,8 @@ mod evaluation;
 // Attention, views and the online probe, where the answer is known; the attention view as a browser asks for it.
 mod look;
 mod view;
+// A run on one page.
+mod report;
 // Event files, read back field by field.
 mod tensorboard;
 // Features that collapse, and features that do not.

@@ -80,7 +80,13 @@ fn modules_are_used_one_by_one_so_that_their_direction_can_be_read() {
 fn every_file_begins_with_what_it_is_for() {
     for path in files(&source()) {
         let text = fs::read_to_string(&path).unwrap();
-        assert!(text.starts_with("//! "), "{} has no head that says what it is for", path.display());
+        let head = match path.extension().and_then(|ending| ending.to_str()) {
+            Some("rs") => "//! ",
+            Some("js") => "// ",
+            Some("css") => "/* ",
+            _ => "<!",
+        };
+        assert!(text.starts_with(head), "{} has no head that says what it is for", path.display());
     }
 }
 

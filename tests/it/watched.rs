@@ -21,7 +21,7 @@ impl Run {
         let out = folder.path().join("run");
         let mut command = saccade(&["train", "pipelines/quickstart.toml", "--out", at(&out)]);
         let mut child =
-            small(&mut command, &["train.epochs=1000"]).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+            small(&mut command, &["train.epochs=1000", "checkpoint.every_steps=1000"]).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
         let lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
         let mut seen = Vec::new();
         let address = lines

@@ -11,14 +11,22 @@ const LEFT: f64 = 58.0;
 const BELOW: f64 = 24.0;
 const ABOVE: f64 = 8.0;
 /// Room on the right for the lines' names.
-const BESIDE: f64 = 130.0;
-const NAME_HEIGHT: f64 = 15.0;
+const BESIDE: f64 = 165.0;
+const NAME_HEIGHT: f64 = 17.0;
 /// Points of a line: more than one for each unit would not be seen.
 const MOST_POINTS: usize = 300;
 /// Positive values that reach further than this are drawn over their logarithms.
 const LOGARITHMIC_BEYOND: f64 = 30.0;
 /// Marks on an axis, about.
 const TICKS: f64 = 4.0;
+
+/// What an axis of values is fit for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Axis {
+    Linear,
+    /// Logarithmic where positive values reach far.
+    Any,
+}
 
 /// A line of a chart; `points` are steps and values, steps ascending.
 pub struct Series {
@@ -102,14 +110,14 @@ struct Scale {
 }
 
 impl Scale {
-    fn of(lines: &[(&Series, Vec<Reduced>)]) -> Option<Self> {
+    fn of(lines: &[(&Series, Vec<Reduced>)], axis: Axis) -> Option<Self> {
         let all = || lines.iter().flat_map(|(_, points)| points);
         let least = all().map(|point| point.least).fold(f64::INFINITY, f64::min);
         let greatest = all().map(|point| point.greatest).fold(f64::NEG_INFINITY, f64::max);
         if !(least.is_finite() && greatest.is_finite()) {
             return None;
         }
-        let is_logarithmic = least > 0.0 && greatest / least > LOGARITHMIC_BEYOND;
+        let is_logarithmic = axis == Axis::Any && least > 0.0 && greatest / least > LOGARITHMIC_BEYOND;
         // A line that does not change is drawn in the middle.
         let room = if greatest > least { 0.0 } else { (greatest.abs() * 0.1).max(1e-9) };
         Some(Self { is_logarithmic, least: least - room, greatest: greatest + room })
@@ -135,13 +143,13 @@ impl Scale {
 }
 
 /// Lines over steps, with their names at their ends. Empty where there is nothing to draw.
-pub fn lines(title: &str, series: &[Series]) -> String {
+pub fn lines(title: &str, axis: Axis, series: &[Series]) -> String {
     let lines: Vec<(&Series, Vec<Reduced>)> = series
         .iter()
         .map(|line| (line, reduced(&line.points, MOST_POINTS)))
         .filter(|(_, points)| !points.is_empty())
         .collect();
-    let Some(scale) = Scale::of(&lines) else { return String::new() };
+    let Some(scale) = Scale::of(&lines, axis) else { return String::new() };
     let steps = || lines.iter().flat_map(|(_, points)| points).map(|point| point.step);
     let (first, last) = (steps().fold(f64::INFINITY, f64::min), steps().fold(f64::NEG_INFINITY, f64::max));
     let span = if last > first { last - first } else { 1.0 };
@@ -227,7 +235,7 @@ fn drawn(line: &Series, points: &[Reduced], number: usize, x: &dyn Fn(f64) -> f6
 /// Heights of names, pushed apart until none covers another.
 fn apart(mut names: Vec<(f64, usize)>) -> Vec<(f64, usize)> {
     names.sort_by(|one, other| one.0.total_cmp(&other.0));
-    let mut least = ABOVE;
+    let mut least = ABOVE + 4.0;
     for (y, _) in &mut names {
         *y = y.max(least);
         least = *y + NAME_HEIGHT;

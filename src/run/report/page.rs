@@ -2,12 +2,13 @@
 
 use std::fmt::Write;
 
-use super::chart::{Bar, Series, bars, escaped, lines, short};
+use super::chart::{Axis, Bar, Series, bars, escaped, lines, short};
 use super::history::{Quarantine, Session, Steps, Times};
 use super::shown::Shown;
 use crate::eval::knn::{Nearness, Votes};
 use crate::run::eval::Evaluation;
 use crate::run::score::Scores;
+use crate::telemetry::Stage;
 
 /// Scored samples that one point of the online probe's curve stands for.
 const PROBE_SAMPLES: f64 = 200.0;
@@ -139,8 +140,9 @@ fn scores(report: &Report) -> String {
     ];
     let ranks = [of_target("RankMe", |scores| Some(scores.rankme)), of_target("LiDAR", |scores| scores.lidar)];
     let several = report.scores.len() > 1;
-    let ranks = if several { lines("Directions that the held-out features use", &ranks) } else { String::new() };
-    let drawn = charts([lines("Held-out samples classified rightly, per cent", &shares), ranks]);
+    let ranks =
+        if several { lines("Directions that the held-out features use", Axis::Linear, &ranks) } else { String::new() };
+    let drawn = charts([lines("Held-out samples classified rightly, per cent", Axis::Linear, &shares), ranks]);
     let table = match &report.shown {
         Ok(shown) => evaluation(&shown.evaluation),
         Err(why) => format!("<p>Not scored for this page: {}.</p>\n", escaped(why)),
@@ -152,10 +154,24 @@ fn evaluation(found: &Evaluation) -> String {
     let scores = &found.scores;
     let mut rows = String::new();
     let mut row = |name: &str, value: String| rows += &format!("<tr><td>{name}</td><td>{value}</td></tr>\n");
-    for score in &scores.knn {
-        let nearness = if score.nearness == Nearness::Cosine { "cosine" } else { "Euclidean" };
-        let votes = if score.votes == Votes::Plain { "plain" } else { "weighted" };
-        row(&format!("kNN, {nearness}, {votes}, k = {}", score.k), percent(score.accuracy));
+    let of = |nearness, votes, k| {
+        let found = scores.knn.iter().find(|s| (s.nearness, s.votes, s.k) == (nearness, votes, k));
+        found.map_or_else(String::new, |score| percent(score.accuracy))
+    };
+    let mut ks: Vec<usize> = scores.knn.iter().map(|score| score.k).collect();
+    ks.dedup();
+    ks.truncate(scores.knn.len() / 4);
+    let mut knn =
+        String::from("<tr><th>kNN</th><th>cosine</th><th>weighted</th><th>Euclidean</th><th>weighted</th></tr>\n");
+    for k in ks {
+        knn += &format!("<tr><td>k = {k}</td>");
+        for (nearness, votes) in [Nearness::Cosine, Nearness::Euclidean]
+            .into_iter()
+            .flat_map(|near| [Votes::Plain, Votes::Weighted].map(|votes| (near, votes)))
+        {
+            knn += &format!("<td>{}</td>", of(nearness, votes, k));
+        }
+        knn += "</tr>\n";
     }
     match scores.probe {
         Some(probe) => {
@@ -178,7 +194,7 @@ fn evaluation(found: &Evaluation) -> String {
         found.seconds.iter().map(|(part, seconds)| format!("{} {seconds:.1} s", part.replace('_', " "))).collect();
     format!(
         "<details open><summary>All scores of the newest checkpoint ({} steps)</summary>\n<div \
-         class=\"wide\"><table>{rows}</table></div>\n<p class=\"faint\">Fitted to {} samples of {}; scored on {} samples \
+         class=\"wide\"><table>{knn}</table><table>{rows}</table></div>\n<p class=\"faint\">Fitted to {} samples of {}; scored on {} samples \
          of {}. Took: {}.</p></details>\n",
         count(found.step),
         count(found.train.samples as u64),
@@ -191,11 +207,11 @@ fn evaluation(found: &Evaluation) -> String {
 
 fn losses(report: &Report) -> String {
     let steps = &report.steps;
-    let one = |title: &str, name: &str| lines(title, &[Series::new("", steps.curve(name))]);
+    let one = |title: &str, name: &str| lines(title, Axis::Any, &[Series::new("", steps.curve(name))]);
     let terms: Vec<Series> =
         steps.curves_of("term").into_iter().map(|(name, points)| Series::new(name, points)).collect();
     // One term is the loss itself.
-    let terms = if terms.len() > 1 { lines("Its terms, weighted", &terms) } else { String::new() };
+    let terms = if terms.len() > 1 { lines("Its terms, weighted", Axis::Any, &terms) } else { String::new() };
     charts([
         one("Loss", "loss"),
         terms,
@@ -221,14 +237,14 @@ fn energies(report: &Report) -> String {
             Series::new(format!("step {}:", short(*step as f64)), points)
         })
         .collect();
-    lines("Energy per token along the iterations", &series)
+    lines("Energy per token along the iterations", Axis::Linear, &series)
 }
 
 fn collapse(report: &Report) -> String {
     let group = |title: &str, group: &str| {
         let series: Vec<Series> =
             report.steps.curves_of(group).into_iter().map(|(name, points)| Series::new(name, points)).collect();
-        lines(title, &series)
+        lines(title, Axis::Linear, &series)
     };
     let mut said = String::new();
     for (collapse, last) in &report.steps.collapses {
@@ -253,7 +269,8 @@ fn times(report: &Report) -> String {
         .iter()
         .map(|(stage, totals)| {
             let parts = [totals.busy, totals.starved, totals.blocked].map(|time| time.as_secs_f64());
-            let note = if totals.samples > 0 {
+            let is_rare = matches!(stage, Stage::Checkpoint | Stage::Eval);
+            let note = if totals.samples > 0 && !is_rare {
                 format!("{} ms a sample", short(1000.0 * parts[0] / totals.samples as f64))
             } else {
                 format!("{} s", short(parts[0]))
@@ -277,13 +294,13 @@ fn times(report: &Report) -> String {
     };
     let drawn = charts([
         bars("Each stage's time", &["busy", "starved", "blocked"], &rows),
-        lines("Samples a second", &[Series::new("", report.steps.curve("samples/s"))]),
+        lines("Samples a second", Axis::Linear, &[Series::new("", report.steps.curve("samples/s"))]),
         if busy.iter().any(|line| line.points.len() > 1) {
-            lines("Share of its time in which a stage works, per cent", &busy)
+            lines("Share of its time in which a stage works, per cent", Axis::Linear, &busy)
         } else {
             String::new()
         },
-        lines("Seconds that a step waited for its batch", &[Series::new("", report.steps.curve("wait"))]),
+        lines("Seconds that a step waited for its batch", Axis::Any, &[Series::new("", report.steps.curve("wait"))]),
     ]);
     limit + &drawn
 }
@@ -299,6 +316,7 @@ fn features(report: &Report) -> String {
             "<figure class=\"plane\"><figcaption>The held-out features in the plane (UMAP)</figcaption>{plane}</figure>\n"
         );
     }
+    text += "<div class=\"charts\">";
     for picture in &shown.pictures {
         text += &format!(
             "<figure><figcaption>{}</figcaption><p class=\"faint\">{}</p><img alt=\"{0}\" src=\"data:image/png;base64,{}\"></figure>\n",
@@ -307,7 +325,7 @@ fn features(report: &Report) -> String {
             base64(&picture.png)
         );
     }
-    text
+    text + "</div>\n"
 }
 
 fn quarantine(report: &Report) -> String {

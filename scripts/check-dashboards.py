@@ -1,0 +1,378 @@
+"""Checks dashboards/ piece by piece, then against two short runs. Called by check-dashboards.
+
+Every deviation ends it with a message that says where to look. The last it prints is a table of what was checked.
+"""
+
+import contextlib
+import json
+import math
+import pathlib
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+import typing
+import urllib.error
+import urllib.parse
+import urllib.request
+
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
+from grafana_foundation_sdk.models.dashboard import Dashboard
+
+ROOT = pathlib.Path("dashboards")
+NAMES = ["overview", "throughput", "learning"]
+# Far more than two small runs take on a busy machine to be scored once.
+PATIENCE = 150
+BETWEEN_POLLS = 0.25
+# Once a second, so that rates are there soon.
+SCRAPE = 1
+# What Grafana takes at that pace: four scrapes, and some for a machine that is busy.
+RATE_INTERVAL = "10s"
+POINTS = 240
+
+# Panels that may have no answer, and why.
+MAY_BE_EMPTY = {("overview", "Alerts"): "no alert fires while all is well"}
+# Keys that Grafana knows and its published types do not.
+UNTYPED = {"definition", "insertNulls"}
+
+# Small, and so that every series has a value soon: scores, checkpoints, bad samples.
+COMMON = [
+    "train.epochs=1000", "checkpoint.every_steps=40", "checkpoint.keep=1", "stream.max_bad_share=0.2", "score.k=5",
+    "score.every_epochs=0.25", "score.train_samples=200", "data.validation=shards/fashion-validation-000000.tar",
+]
+RUNS = {"quickstart": ["train.warmup_epochs=1"], "fashion-energy": ["train.warmup_epochs=1", "encoder.iterations=3"]}
+
+# Until all of these have an answer for as many series, the runs have not shown everything.
+AWAITED = {
+    'saccade_score{score="knn"} > 0': 2,
+    "saccade_feature_rankme > 0": 6,
+    "count by (instance) (saccade_energy)": 1,
+    "count by (instance) (saccade_stage_skipped_total)": 2,
+    "saccade_stage_samples_total{stage=\"checkpoint\"} > 0": 2,
+    'rate(saccade_stage_samples_total{stage="train"}[10s]) > 0': 2,
+    "rate(saccade_probe_samples_total[1m]) > 0": 2,
+    "saccade:seconds_left > 0": 2,
+}
+
+
+def fail(message):
+    sys.exit(f"check-dashboards: {message}")
+
+
+def call(*command):
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        fail(f"{' '.join(map(str, command))}:\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+# What is there before anything runs
+
+
+def configuration():
+    out = call("promtool", "check", "config", ROOT / "prometheus.yml")
+    return ", ".join(re.findall(r"\d+ rules? found", out)).replace(" found", "")
+
+
+def rule_tests():
+    files = sorted((ROOT / "rules/tests").glob("*.yml"))
+    call("promtool", "test", "rules", *files)
+    text = "".join(file.read_text() for file in files)
+    for alert in re.findall(r"- alert: (\w+)", (ROOT / "rules/alerts.yml").read_text()):
+        expected = [found for found in re.findall(r"exp_samples:\s*\n?\s*(.*)", text) if f'"{alert}", alertstate="firing"' in found]
+        silent = re.findall(rf'alertname="{alert}"[^\n]*exp_samples: \[\]', text)
+        if not expected or not silent:
+            fail(f"rules/tests: {alert} needs a test in which it fires, and one in which it is silent")
+        if alert not in (ROOT / "README.md").read_text():
+            fail(f"dashboards/README.md does not say what to do about {alert}")
+    return f"{len(re.findall('- name:', text))} cases"
+
+
+def committed():
+    call(sys.executable, "-B", ROOT / "source/build.py", "--check")
+    return "as their sources say"
+
+
+def dashboards():
+    return {name: json.loads((ROOT / "grafana" / f"{name}.json").read_text()) for name in NAMES}
+
+
+def panels(dashboard):
+    return [panel for panel in dashboard["panels"] if panel["type"] != "row"]
+
+
+def types():
+    register_default_plugins()
+    for name, dashboard in dashboards().items():
+        typed = Dashboard.from_json(dashboard)
+        wrong = [*lost(dashboard, json.loads(JSONEncoder().encode(typed)), name), *untrue(typed, name)]
+        if wrong:
+            fail("not as Grafana's types have it; look in dashboards/source:\n  " + "\n  ".join(wrong[:10]))
+        for panel in panels(dashboard):
+            if len(panel["description"]) < 60:
+                fail(f"{name}, {panel['title']}: the description must say what to do when it looks bad")
+    return f"{sum(len(panels(one)) for one in dashboards().values())} panels"
+
+
+def lost(written, read, place):
+    """What Grafana's types leave out or change: a misspelt key, a value of the wrong kind."""
+    if isinstance(written, dict) and isinstance(read, dict):
+        for key, value in written.items():
+            if key in read:
+                yield from lost(value, read[key], f"{place}.{key}")
+            elif key not in UNTYPED:
+                yield f"{place}.{key}: unknown key"
+    elif isinstance(written, list) and isinstance(read, list) and len(written) == len(read):
+        for number, pair in enumerate(zip(written, read)):
+            yield from lost(*pair, f"{place}[{number}]")
+    elif written != read:
+        yield f"{place}: {written!r} is read as {read!r}"
+
+
+def untrue(thing, place):
+    """Fields whose plain values are not of the type that they are declared to have."""
+    if isinstance(thing, list):
+        for number, part in enumerate(thing):
+            yield from untrue(part, f"{place}[{number}]")
+    elif hasattr(thing, "__dict__") and type(thing).__module__.startswith("grafana_foundation_sdk"):
+        declared = {key: hint for base in type(thing).__mro__ for key, hint in getattr(base, "__annotations__", {}).items()}
+        for key, value in vars(thing).items():
+            plain = {kind for kind in typing.get_args(declared.get(key)) or (declared.get(key),) if kind in (int, float, str, bool)}
+            fits = any(isinstance(value, kind) or (kind is float and isinstance(value, int)) for kind in plain)
+            if plain and isinstance(value, (bool, int, float, str)) and not isinstance(value, tuple(plain)) and not fits:
+                yield f"{place}.{key}: {value!r} should be {' or '.join(kind.__name__ for kind in plain)}"
+            yield from untrue(value, f"{place}.{key}")
+
+
+def catalogue():
+    text = pathlib.Path("src/telemetry/catalogue.rs").read_text()
+    return set(re.findall(r'"((?:saccade|process)_[a-z0-9_]+)"', text))
+
+
+def mentioned(text):
+    return {re.sub(r"_(bucket|sum|count)$", "", name) for name in re.findall(r"\b(?:saccade|process)_[a-z0-9_]+\b", text)}
+
+
+def metrics():
+    known, texts = catalogue(), [*ROOT.glob("rules/*.yml"), *ROOT.glob("grafana/*.json"), ROOT / "README.md"]
+    for path in texts:
+        strange = mentioned(path.read_text()) - known
+        if strange:
+            fail(f"{path}: {', '.join(sorted(strange))}: not in src/telemetry/catalogue.rs")
+    recorded = set(re.findall(r"record: (\S+)", (ROOT / "rules/recording.yml").read_text()))
+    for path in texts:
+        strange = set(re.findall(r"\bsaccade:[a-z0-9_:]+", path.read_text())) - recorded
+        if strange:
+            fail(f"{path}: {', '.join(sorted(strange))}: not recorded in rules/recording.yml")
+    drawn = {name for one in dashboards().values() for panel in panels(one) for target in panel["targets"] for name in mentioned(target["expr"])}
+    lines = [line.split(None, 1) for line in (ROOT / "not-drawn.txt").read_text().splitlines() if not line.startswith("#")]
+    excused = {name for name, _ in lines}
+    if known - drawn - excused:
+        fail(f"{', '.join(sorted(known - drawn - excused))}: neither on a panel nor in dashboards/not-drawn.txt")
+    if excused & drawn or excused - known:
+        fail(f"dashboards/not-drawn.txt: {', '.join(sorted(excused & drawn | excused - known))}: drawn, or no metric")
+    return f"{len(drawn)} drawn, {len(excused)} excused"
+
+
+# Two runs and a Prometheus
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@contextlib.contextmanager
+def process(command, log):
+    with open(log, "w") as out:
+        child = subprocess.Popen(list(map(str, command)), stdout=out, stderr=out)
+    try:
+        yield child
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+
+
+def spoilt(folder):
+    """A copy of the training shards, some samples of which cannot be decoded."""
+    for shard in sorted(pathlib.Path("shards").glob("fashion-train-*.tar")):
+        copy = shutil.copy(shard, folder)
+        with tarfile.open(copy) as members, open(copy, "r+b") as out:
+            images = [member for member in members if member.name.endswith((".png", ".jpg"))]
+            for number, member in enumerate(images[::40]):
+                # No head: of unknown format. No middle: damaged.
+                start, length = (0, 16) if number % 2 else (member.size // 3, member.size // 3)
+                out.seek(member.offset_data + start)
+                out.write(bytes(length))
+    return f"{folder}/fashion-train-{{000000..000003}}.tar"
+
+
+class Prometheus:
+    def __init__(self, port):
+        self.url = f"http://127.0.0.1:{port}/api/v1/"
+
+    def ask(self, path, **parameters):
+        try:
+            with urllib.request.urlopen(f"{self.url}{path}?{urllib.parse.urlencode(parameters)}") as answer:
+                return json.load(answer)["data"]
+        except urllib.error.HTTPError as error:
+            fail(f"{parameters.get('query', path)}: {json.load(error).get('error')}")
+
+    def now(self, query):
+        return self.ask("query", query=query)["result"]
+
+
+def until(enough, children, what):
+    """Polls until `enough` says yes; what is still lacking is what it returns otherwise."""
+    deadline = time.monotonic() + PATIENCE
+    while (lacking := enough()) is not None:
+        for child, log in children:
+            if child.poll() is not None:
+                fail(f"{log.name} ended:\n{log.read_text()[-2000:]}")
+        if time.monotonic() > deadline:
+            fail(f"{what}: after {PATIENCE} s still no answer to: {lacking}")
+        time.sleep(BETWEEN_POLLS)
+
+
+def ready(prometheus):
+    try:
+        return None if prometheus.now("up") is not None else "up"
+    except OSError:
+        return "Prometheus itself"
+
+
+def awaited(prometheus):
+    return next((query for query, series in AWAITED.items() if len(prometheus.now(query)) < series), None)
+
+
+def watched(saccade, folder):
+    """Runs both pipelines until everything is there; returns each panel's answers."""
+    data, began = spoilt(folder), time.time()
+    ports = {run: free_port() for run in RUNS}
+    with contextlib.ExitStack() as stack:
+        children = []
+
+        def start(name, command):
+            log = folder / name
+            children.append((stack.enter_context(process(command, log)), log))
+
+        for run, settings in RUNS.items():
+            changes = [*COMMON, *settings, f"data.train={data}", f"telemetry.address=127.0.0.1:{ports[run]}"]
+            changes = [part for change in changes for part in ("--set", change)]
+            start(run, [saccade, "train", f"pipelines/{run}.toml", "--out", folder / f"run-{run}", *changes])
+        config = (ROOT / "prometheus.yml").read_text()
+        config = config.replace("5s", f"{SCRAPE}s").replace("rules/", f"{(ROOT / 'rules').resolve()}/")
+        targets = ", ".join(f'"127.0.0.1:{port}"' for port in ports.values())
+        (folder / "prometheus.yml").write_text(config.replace('"127.0.0.1:9400"', targets))
+        port = free_port()
+        start("prometheus", [
+            "prometheus", f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data",
+            f"--web.listen-address=127.0.0.1:{port}",
+        ])
+        prometheus = Prometheus(port)
+        until(lambda: ready(prometheus), children, "Prometheus does not answer")
+        until(lambda: None if len(prometheus.now("up == 1")) == len(RUNS) else "up == 1", children, "no scrape")
+        exported(ports["quickstart"])
+        until(lambda: awaited(prometheus), children, "the runs do not show everything")
+        sound(prometheus)
+        return answers(prometheus, began, ports)
+
+
+def exported(port):
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+        names = {line.split()[2] for line in answer.read().decode().splitlines() if line.startswith("# HELP")}
+    # Bad samples, energies and scores come later.
+    late = {"saccade_stage_skipped_total", "saccade_energy", "saccade_score", "saccade_loss_term", "saccade_collapse"}
+    missing = {name for name in catalogue() - names - late if not name.startswith("saccade_feature_")}
+    if missing:
+        fail(f"the binary does not export {', '.join(sorted(missing))}: it is older than the catalogue; build it anew")
+
+
+def sound(prometheus):
+    for group in prometheus.ask("rules")["groups"]:
+        for rule in group["rules"]:
+            if rule["health"] != "ok":
+                fail(f"rules: {rule['name']}: {rule.get('lastError', rule['health'])}")
+            for alert in rule.get("alerts", []):
+                if "error expanding" in json.dumps(alert["annotations"]):
+                    fail(f"rules/alerts.yml: {rule['name']}: {alert['annotations']}")
+
+
+def substituted(query, run, instance):
+    for name, value in {"$__rate_interval": RATE_INTERVAL, "$run": run, "$instance": instance}.items():
+        query = query.replace(name, value)
+    if "$" in query:
+        fail(f"{query}: a variable that is not known here")
+    return query
+
+
+def answers(prometheus, began, ports):
+    """Asks every panel's queries, for each run that it can be about."""
+    found, end = {}, time.time()
+    step = max(1, round((end - began) / POINTS))
+    every = "|".join(RUNS)
+    for name, dashboard in dashboards().items():
+        runs = {every: ""} if name == "overview" else {run: f"127.0.0.1:{port}" for run, port in ports.items()}
+        for panel in panels(dashboard):
+            for run, instance in runs.items():
+                for target in panel["targets"]:
+                    query = substituted(target["expr"], run, instance)
+                    if target.get("instant"):
+                        series = [one | {"values": [one["value"]]} for one in prometheus.now(query)]
+                    else:
+                        series = prometheus.ask("query_range", query=query, start=began, end=end, step=step)["result"]
+                    found.setdefault((name, panel["title"]), {}).setdefault(run, {})[target["refId"]] = series
+    return {"answers": found, "from": began, "to": end, "step": step, "instances": ports}
+
+
+def looked_at(saccade, folder, out):
+    found = watched(saccade, folder)
+    series = 0
+    for (name, title), runs in found["answers"].items():
+        letters = {letter for queries in runs.values() for letter in queries}
+        for letter in sorted(letters):
+            answered = [one for queries in runs.values() for one in queries[letter]]
+            series += len(answered)
+            excused = (name, title) in MAY_BE_EMPTY
+            if not answered and not excused:
+                fail(f"{name}, panel '{title}', query {letter}: no answer; look in dashboards/source/{name}.py")
+            for one in answered:
+                if not any(math.isfinite(float(value)) for _, value in one["values"]):
+                    fail(f"{name}, panel '{title}', query {letter}: {one['metric']} is never a number")
+    out.mkdir(parents=True, exist_ok=True)
+    found["answers"] = [{"dashboard": name, "title": title, "runs": runs} for (name, title), runs in found["answers"].items()]
+    (out / "answers.json").write_text(json.dumps(found))
+    return f"{len(found['answers'])} panels, {series} series"
+
+
+def main(saccade, out, *options):
+    out = pathlib.Path(out)
+    with tempfile.TemporaryDirectory() as folder:
+        parts = {
+            "configuration": configuration,
+            "tests of the alerts": rule_tests,
+            "dashboards' files": committed,
+            "Grafana's types": types,
+            "names of metrics": metrics,
+            "panels of two runs": lambda: looked_at(saccade, pathlib.Path(folder), out),
+        }
+        if "--quick" not in options:
+            parts["pictures"] = lambda: call(ROOT / "pictures/draw", out).strip().splitlines()[-1]
+        table = []
+        for name, part in parts.items():
+            began = time.monotonic()
+            result = part()
+            table.append(f"{time.monotonic() - began:6.1f} s  {name:20}  {result}")
+            print(f"{name}: {result}", flush=True)
+    print("\n" + "\n".join(table))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
