@@ -383,7 +383,7 @@ fn probe_config(train: &ShardSet, width: usize) -> Option<ProbeConfig> {
 
 fn loss(config: &RunConfig) -> Loss {
     match config.objective {
-        ObjectiveTable::Ijepa {} => Loss::Masked,
+        ObjectiveTable::Ijepa(weights) => Loss::Masked(weights),
         ObjectiveTable::Saccade(weights) => Loss::Told(weights),
         ObjectiveTable::SaccadeRead(weights) => {
             let unit = config.saccade.as_ref().map_or(SaccadeUnit::new(0.0, 0.0), |saccade| {

@@ -1,37 +1,55 @@
 // Opens the page with each dashboard and its answers, and takes a picture of it.
-import { mkdirSync, readFileSync } from "node:fs";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { chromium } from "playwright-core";
+import UPNG from "upng-js";
 
 const [folder, dashboards] = process.argv.slice(2);
 // As on a screen of 1440 pixels, drawn 1200 pixels wide.
 const WIDTH = 1440;
 const SCALE = 1200 / WIDTH;
+// Enough for lines on one ground, at half of the bytes.
+const COLOURS = 128;
 const PATIENCE = 60_000;
+const PAGE = '<!doctype html><meta charset="utf-8"><body><div id="root"></div></body>';
 
 const data = JSON.parse(readFileSync(`${folder}/answers.json`, "utf8"));
-const [first] = Object.keys(data.instances);
+const runs = Object.keys(data.instances);
+// The last has energies.
+const shown = { throughput: runs[0], learning: runs.at(-1) };
 mkdirSync(`${folder}/pictures`, { recursive: true });
 const browser = await chromium.launch({ executablePath: "/usr/bin/chromium", args: ["--no-sandbox"] });
 const drawn = [];
 for (const name of ["overview", "throughput", "learning"]) {
   const page = await browser.newPage({ viewport: { width: WIDTH, height: 900 }, deviceScaleFactor: SCALE });
   const troubles = [];
-  page.on("pageerror", (error) => troubles.push(error.message));
-  await page.setContent('<!doctype html><meta charset="utf-8"><body><div id="root"></div></body>');
+  const broken = new Promise((done) => page.on("pageerror", (error) => done(troubles.push(error.stack))));
+  // An address, since Grafana's components keep settings in the browser; nothing is fetched from there.
+  await page.route("**/*", (route) => route.fulfill({ contentType: "text/html", body: PAGE }));
+  await page.goto("http://dashboards.invalid/");
+  const run = shown[name];
   const answers = data.answers
     .filter((answer) => answer.dashboard === name)
-    .map(({ title, runs }) => ({ title, queries: runs[first] ?? Object.values(runs)[0] }));
+    .map(({ title, runs }) => ({ title, queries: runs[run] ?? Object.values(runs)[0] }));
   const dashboard = JSON.parse(readFileSync(`${dashboards}/${name}.json`, "utf8"));
-  const variables = name === "overview" ? [["Run", "All"]] : [["Run", first], ["Instance", `127.0.0.1:${data.instances[first]}`]];
+  const variables = run
+    ? [
+        ["Run", run],
+        ["Instance", `127.0.0.1:${data.instances[run]}`],
+      ]
+    : [["Run", "All"]];
+  await page.addStyleTag({ path: "page.css" });
   await page.evaluate((given) => (window.given = given), { ...data, answers, dashboard, variables });
   await page.addScriptTag({ path: "page.js", type: "module" });
-  await page.waitForFunction(() => window.isDrawn, null, { timeout: PATIENCE }).catch((error) => troubles.push(error.message));
+  const drawing = page.waitForFunction(() => window.isDrawn, null, { timeout: PATIENCE });
+  await Promise.race([drawing, broken]).catch((error) => troubles.push(error.message));
   const failed = await page.evaluate(() => window.failed ?? []);
   if (troubles.length + failed.length > 0) {
     console.error(`${name}: ${[...failed, ...troubles].slice(0, 5).join("\n")}`);
     process.exit(1);
   }
-  await page.locator("#root").screenshot({ path: `${folder}/pictures/${name}.png` });
+  const picture = UPNG.decode(await page.locator("#root").screenshot());
+  const small = UPNG.encode(UPNG.toRGBA8(picture), picture.width, picture.height, COLOURS);
+  writeFileSync(`${folder}/pictures/${name}.png`, Buffer.from(small));
   drawn.push(`${name}.png`);
 }
 await browser.close();

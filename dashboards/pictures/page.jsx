@@ -1,19 +1,49 @@
 // A dashboard as Grafana lays it out, of Grafana's components: window.given has its JSON and Prometheus' answers.
 import {
-  FieldType, Registry, ThemeContext, applyFieldOverrides, cacheFieldDisplayNames, createDataFrame, createTheme, dateTime,
-  getDisplayProcessor, getFieldDisplayValues, standardTransformers, standardTransformersRegistry, transformDataFrame,
+  FieldType,
+  Registry,
+  ThemeContext,
+  applyFieldOverrides,
+  cacheFieldDisplayNames,
+  createDataFrame,
+  createTheme,
+  dateTime,
+  getDisplayProcessor,
+  getFieldDisplayValues,
+  standardTransformers,
+  standardTransformersRegistry,
+  transformDataFrame,
 } from "@grafana/data";
-import { BigValue, BigValueColorMode, BigValueGraphMode, BigValueJustifyMode, BigValueTextMode, GlobalStyles, PanelChrome, TimeSeries } from "@grafana/ui";
+import {
+  BigValue,
+  BigValueColorMode,
+  BigValueGraphMode,
+  BigValueJustifyMode,
+  BigValueTextMode,
+  GlobalStyles,
+  PanelChrome,
+  TimeSeries,
+} from "@grafana/ui";
 import { TableNG } from "@grafana/ui/unstable";
 import { Component } from "react";
 import { createRoot } from "react-dom/client";
+import "@grafana/react-data-grid/lib/styles.css";
+import "uplot/dist/uPlot.min.css";
 import { States } from "./states.jsx";
 
 // As in Grafana: 24 columns, cells of 30 pixels and gaps of 8.
-const COLUMNS = 24, CELL = 30, GAP = 8, PAGE = 1440, HEADING = 44;
+const COLUMNS = 24,
+  CELL = 30,
+  GAP = 8,
+  PAGE = 1440,
+  HEADING = 44;
 const { given } = window;
 const theme = createTheme({ colors: { mode: "dark" } });
-const timeRange = { from: dateTime(given.from * 1000), to: dateTime(given.to * 1000), raw: { from: "now-30m", to: "now" } };
+const timeRange = {
+  from: dateTime(given.from * 1000),
+  to: dateTime(given.to * 1000),
+  raw: { from: "now-30m", to: "now" },
+};
 window.failed = [];
 
 // Grafana's editors of field options are not in its packages; taking values as they are is all that is needed of them.
@@ -33,19 +63,32 @@ for (const panel of given.dashboard.panels) {
 }
 const fieldConfigRegistry = new Registry(() =>
   [...paths].map((id) => ({
-    id, name: id, path: id.replace(/^custom\./, ""), isCustom: id.startsWith("custom."),
-    process: (value) => value, shouldApply: () => true,
+    id,
+    name: id,
+    path: id.replace(/^custom\./, ""),
+    isCustom: id.startsWith("custom."),
+    process: (value) => value,
+    shouldApply: () => true,
   })),
 );
-standardTransformersRegistry.setInit(() =>
-  Object.values(standardTransformers).map((transformation) => ({ id: transformation.id, name: transformation.name, transformation })),
+// Some stand in the list under two names.
+const transformers = new Map(
+  Object.values(standardTransformers).map((one) => [
+    one.id,
+    { id: one.id, name: one.name, transformation: async () => one },
+  ]),
 );
+standardTransformersRegistry.setInit(() => [...transformers.values()]);
 
 const legend = (format, labels) => format.replace(/\{\{\s*(\w+)\s*\}\}/g, (_, label) => labels[label] ?? "");
 
 function frames(panel) {
   const { queries } = given.answers.find(({ title }) => title === panel.title);
-  return panel.targets.flatMap((target) => (target.format === "table" ? [rows(target, queries[target.refId])] : queries[target.refId].map((one) => series(target, one))));
+  return panel.targets.flatMap((target) =>
+    target.format === "table"
+      ? [rows(target, queries[target.refId])]
+      : queries[target.refId].map((one) => series(target, one)),
+  );
 }
 
 function series({ refId, legendFormat }, { metric, values }) {
@@ -55,8 +98,19 @@ function series({ refId, legendFormat }, { metric, values }) {
     refId,
     name,
     fields: [
-      { name: "Time", type: FieldType.time, config: { interval: given.step * 1000 }, values: values.map(([time]) => time * 1000) },
-      { name: "Value", type: FieldType.number, labels, config: name ? { displayNameFromDS: name } : {}, values: values.map(([, value]) => Number(value)) },
+      {
+        name: "Time",
+        type: FieldType.time,
+        config: { interval: given.step * 1000 },
+        values: values.map(([time]) => time * 1000),
+      },
+      {
+        name: "Value",
+        type: FieldType.number,
+        labels,
+        config: name ? { displayNameFromDS: name } : {},
+        values: values.map(([, value]) => Number(value)),
+      },
     ],
   });
 }
@@ -67,7 +121,11 @@ function rows({ refId }, answers) {
     refId,
     fields: [
       { name: "Time", type: FieldType.time, values: answers.map(() => given.to * 1000) },
-      ...names.map((name) => ({ name, type: FieldType.string, values: answers.map(({ metric }) => metric[name] ?? null) })),
+      ...names.map((name) => ({
+        name,
+        type: FieldType.string,
+        values: answers.map(({ metric }) => metric[name] ?? null),
+      })),
       { name: `Value #${refId}`, type: FieldType.number, values: answers.map(({ values }) => Number(values[0][1])) },
     ],
   });
@@ -75,31 +133,69 @@ function rows({ refId }, answers) {
 
 function configured(panel, data) {
   const made = applyFieldOverrides({
-    data, theme, fieldConfigRegistry, fieldConfig: panel.fieldConfig, timeZone: "utc", replaceVariables: (text) => text,
+    data,
+    theme,
+    fieldConfigRegistry,
+    fieldConfig: panel.fieldConfig,
+    timeZone: "utc",
+    replaceVariables: (text) => text,
   });
   cacheFieldDisplayNames(made);
   return made;
 }
 
 function Inside({ panel, data, width, height }) {
-  if (data.length === 0) return <div style={{ padding: 16, color: theme.colors.text.secondary }}>{panel.fieldConfig.defaults.noValue}</div>;
+  if (data.length === 0)
+    return <div style={{ padding: 16, color: theme.colors.text.secondary }}>{panel.fieldConfig.defaults.noValue}</div>;
   switch (panel.type) {
     case "timeseries":
-      return <TimeSeries frames={data} timeRange={timeRange} timeZone="utc" width={width} height={height} legend={panel.options.legend} options={panel.options} />;
+      return (
+        <TimeSeries
+          frames={data}
+          timeRange={timeRange}
+          timeZone="utc"
+          width={width}
+          height={height}
+          legend={panel.options.legend}
+          options={panel.options}
+        />
+      );
     case "state-timeline":
-      return <States frames={data} timeRange={timeRange} theme={theme} width={width} height={height} options={panel.options} />;
+      return (
+        <States
+          frames={data}
+          timeRange={timeRange}
+          theme={theme}
+          width={width}
+          height={height}
+          options={panel.options}
+        />
+      );
     case "table":
-      return <TableNG data={data[0]} width={width} height={height} timeRange={timeRange} fieldConfig={panel.fieldConfig} />;
+      return (
+        <TableNG data={data[0]} width={width} height={height} timeRange={timeRange} fieldConfig={panel.fieldConfig} />
+      );
     case "stat": {
       const [value] = getFieldDisplayValues({
-        data, theme, fieldConfig: panel.fieldConfig, reduceOptions: panel.options.reduceOptions, sparkline: true,
-        replaceVariables: (text) => text, timeZone: "utc",
+        data,
+        theme,
+        fieldConfig: panel.fieldConfig,
+        reduceOptions: panel.options.reduceOptions,
+        sparkline: true,
+        replaceVariables: (text) => text,
+        timeZone: "utc",
       });
       return (
         <BigValue
-          value={{ ...value.display, title: undefined }} sparkline={value.sparkline} theme={theme} width={width} height={height}
-          colorMode={BigValueColorMode.Value} justifyMode={BigValueJustifyMode.Center} textMode={BigValueTextMode.Value}
-          graphMode={panel.options.graphMode === "area" ? BigValueGraphMode.Area : BigValueGraphMode.None}
+          value={{ ...value.display, title: undefined }}
+          sparkline={panel.options.graphMode === "area" ? value.sparkline : undefined}
+          theme={theme}
+          width={width}
+          height={height}
+          colorMode={BigValueColorMode.Value}
+          justifyMode={BigValueJustifyMode.Center}
+          textMode={BigValueTextMode.Value}
+          graphMode={BigValueGraphMode.Area}
         />
       );
     }
@@ -124,12 +220,23 @@ class Guard extends Component {
 function Panel({ panel, data }) {
   const { x, y, w, h } = panel.gridPos;
   const column = (PAGE - GAP) / COLUMNS;
-  const place = { position: "absolute", left: GAP + x * column, top: HEADING + y * (CELL + GAP), width: w * column - GAP, height: h * CELL + (h - 1) * GAP };
+  const place = {
+    position: "absolute",
+    left: GAP + x * column,
+    top: HEADING + y * (CELL + GAP),
+    width: w * column - GAP,
+    height: h * CELL + (h - 1) * GAP,
+  };
   if (panel.type === "row") return <div style={{ ...place, ...theme.typography.h5, paddingTop: 4 }}>{panel.title}</div>;
   return (
     <div style={place}>
       <Guard title={panel.title}>
-        <PanelChrome title={panel.title} width={place.width} height={place.height} padding={panel.type === "stat" ? "none" : "md"}>
+        <PanelChrome
+          title={panel.title}
+          width={place.width}
+          height={place.height}
+          padding={panel.type === "stat" ? "none" : "md"}
+        >
           {(width, height) => <Inside panel={panel} data={data} width={width} height={height} />}
         </PanelChrome>
       </Guard>
@@ -147,7 +254,13 @@ async function drawn(panel) {
 const panels = await Promise.all(given.dashboard.panels.map(drawn));
 const { y, h } = given.dashboard.panels.at(-1).gridPos;
 const root = document.getElementById("root");
-root.style.cssText = `position:relative;width:${PAGE}px;height:${HEADING + (y + h) * (CELL + GAP)}px;background:${theme.colors.background.canvas};color:${theme.colors.text.primary}`;
+Object.assign(root.style, {
+  position: "relative",
+  width: `${PAGE}px`,
+  height: `${HEADING + (y + h) * (CELL + GAP)}px`,
+  background: theme.colors.background.canvas,
+  color: theme.colors.text.primary,
+});
 document.body.style.margin = 0;
 createRoot(root).render(
   <ThemeContext.Provider value={theme}>
@@ -155,10 +268,14 @@ createRoot(root).render(
     <div style={{ padding: "10px 12px", display: "flex", gap: 24, alignItems: "baseline" }}>
       <span style={{ ...theme.typography.h4, margin: 0 }}>{given.dashboard.title}</span>
       {given.variables.map(([label, value]) => (
-        <span key={label} style={{ color: theme.colors.text.secondary }}>{label}: <b style={{ color: theme.colors.text.primary }}>{value}</b></span>
+        <span key={label} style={{ color: theme.colors.text.secondary }}>
+          {label}: <b style={{ color: theme.colors.text.primary }}>{value}</b>
+        </span>
       ))}
     </div>
-    {panels.map(({ panel, data }) => <Panel key={panel.id} panel={panel} data={data} />)}
+    {panels.map(({ panel, data }) => (
+      <Panel key={panel.id} panel={panel} data={data} />
+    ))}
   </ThemeContext.Provider>,
 );
 // Charts draw in the frames after they are put in place.

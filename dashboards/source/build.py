@@ -30,7 +30,9 @@ def main():
         else:
             path.write_text(text)
     if stale:
-        sys.exit(f"dashboards/grafana: {', '.join(stale)} not as the sources say; run python3 dashboards/source/build.py")
+        sys.exit(
+            f"dashboards/grafana: {', '.join(stale)} not as the sources say; run python3 dashboards/source/build.py"
+        )
 
 
 if __name__ == "__main__":

@@ -4,11 +4,21 @@ STAGES = ["read", "decode", "augment", "mask", "batch", "upload", "train", "chec
 # These share one pool of workers, so that only the pool as a whole can be busy or idle.
 POOL = "decode|augment|mask|batch"
 
-# Okabe and Ito's colours, which the colour-blind tell apart; each stage has its own everywhere.
-SKY, ORANGE, GREEN, YELLOW, BLUE, RED, PINK, GREY, DARK = (
-    "#56B4E9", "#E69F00", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#8E8E8E", "#5A5A5A",
+# Okabe and Ito's colours, which the colour-blind tell apart, and two for what is rare. Each stage has its own.
+SKY, ORANGE, GREEN, YELLOW, BLUE, RED, PINK, GREY, DARK, VIOLET, BROWN = (
+    "#56B4E9",
+    "#E69F00",
+    "#009E73",
+    "#F0E442",
+    "#0072B2",
+    "#D55E00",
+    "#CC79A7",
+    "#8E8E8E",
+    "#4A4A4A",
+    "#9A8FD9",
+    "#B8860B",
 )
-STAGE_COLOURS = dict(zip(STAGES, [SKY, ORANGE, YELLOW, GREEN, PINK, BLUE, RED, GREY, DARK], strict=True))
+STAGE_COLOURS = dict(zip(STAGES, [SKY, ORANGE, YELLOW, GREEN, PINK, BLUE, RED, VIOLET, BROWN], strict=True))
 # Waiting is drawn in greys, so that work stands out.
 STARVED, BLOCKED = "#D9D9D9", "#7A7A7A"
 
@@ -38,16 +48,24 @@ def limiting():
 
 def waiting(window=INTERVAL):
     """The share of its time in which the trainer waits for data, without scores and checkpoints."""
-    starved, busy = (rate(f"saccade_stage_{kind}_seconds_total", 'stage="train"', window) for kind in ("starved", "busy"))
+    starved, busy = (
+        rate(f"saccade_stage_{kind}_seconds_total", 'stage="train"', window) for kind in ("starved", "busy")
+    )
     return f"sum by (instance, job) ({starved}) / sum by (instance, job) ({starved} + {busy}) >= 0"
 
 
 def probe(window):
-    return f"{rate('saccade_probe_right_total', window=window)} / {rate('saccade_probe_samples_total', window=window)} >= 0"
+    return (
+        f"{rate('saccade_probe_right_total', window=window)} / {rate('saccade_probe_samples_total', window=window)}"
+        " >= 0"
+    )
 
 
 def named(value, text, colour=None):
-    return {"type": "value", "options": {str(value): {"text": text, "index": int(value)} | ({"color": colour} if colour else {})}}
+    return {
+        "type": "value",
+        "options": {str(value): {"text": text, "index": int(value)} | ({"color": colour} if colour else {})},
+    }
 
 
 LIMITING = [named(0, "nothing yet", DARK)] + [
@@ -92,13 +110,29 @@ def panel(kind, title, description, targets, defaults, options, overrides=()):
     }
 
 
-def lines(title, description, targets, unit="short", *, low=0, high=None, log=False, stacked=False, colours=None,
-          legend="list", overrides=(), decimals=None, palette=None):
+def lines(
+    title,
+    description,
+    targets,
+    unit="short",
+    *,
+    low=0,
+    high=None,
+    log=False,
+    stacked=False,
+    colours=None,
+    legend="list",
+    overrides=(),
+    decimals=None,
+    palette=None,
+    dashed=False,
+):
     """Values over time. `stacked` fills the areas and puts one on the other."""
     custom = {
         "drawStyle": "line",
         "lineInterpolation": "linear",
         "lineWidth": 0 if stacked else 2,
+        "lineStyle": {"fill": "dash", "dash": [6, 6]} if dashed else {"fill": "solid"},
         "fillOpacity": 85 if stacked else 0,
         "showPoints": "never",
         "spanNulls": 60000,
@@ -167,27 +201,41 @@ def states(title, description, targets, mappings, *, empty="nothing yet", rows=0
 def table(title, description, columns, hidden, links=()):
     """Columns are (name, query, unit, properties); rows come of labels that all queries share."""
     targets = [target(query, "", instant=True, range=False, format="table") for _, query, _, _ in columns]
-    made = panel("table", title, description, targets, {
-        "color": {"mode": "thresholds"},
-        "thresholds": steps((None, SKY)),
-        "custom": {"align": "left", "cellOptions": {"type": "auto"}, "filterable": False},
-        "noValue": "no run",
-    }, {"showHeader": True, "cellHeight": "sm", "footer": {"show": False, "reducer": ["sum"], "countRows": False}})
+    made = panel(
+        "table",
+        title,
+        description,
+        targets,
+        {
+            "color": {"mode": "thresholds"},
+            "thresholds": steps((None, SKY)),
+            "custom": {"align": "left", "cellOptions": {"type": "auto"}, "filterable": False},
+            "noValue": "no run",
+        },
+        {"showHeader": True, "cellHeight": "sm", "footer": {"show": False, "reducer": ["sum"], "countRows": False}},
+    )
     letters = [one["refId"] for one in targets]
     made["transformations"] = [
         {"id": "merge", "options": {}},
-        {"id": "organize", "options": {
-            "excludeByName": {name: True for name in hidden},
-            "indexByName": {"run": 0, "instance": 1}
-            | {f"Value #{letter}": number for number, letter in enumerate(letters, 2)},
-            "renameByName": {"run": "Run", "instance": "Instance"}
-            | {f"Value #{letter}": name for letter, (name, *_) in zip(letters, columns, strict=True)},
-        }},
+        {
+            "id": "organize",
+            "options": {
+                "excludeByName": {name: True for name in hidden},
+                "indexByName": (
+                    {"run": 0, "instance": 1} | {f"Value #{letter}": number for number, letter in enumerate(letters, 2)}
+                ),
+                "renameByName": (
+                    {"run": "Run", "instance": "Instance"}
+                    | {f"Value #{letter}": name for letter, (name, *_) in zip(letters, columns, strict=True)}
+                ),
+            },
+        },
     ]
     made["fieldConfig"]["overrides"] = [
-        override("Run", ("links", list(links)), ("custom.width", 150)),
-        override("Instance", ("custom.width", 130)),
-        *[override(name, ("unit", unit), *properties) for name, _, unit, properties in columns],
+        override("Run", ("links", list(links)), ("custom.width", 140)),
+        override("Instance", ("custom.width", 140)),
+        # Thirteen columns on a screen of 1440 pixels.
+        *[override(name, ("unit", unit), ("custom.width", 96), *properties) for name, _, unit, properties in columns],
     ]
     return made
 

@@ -11,6 +11,7 @@ use crate::model::{
     ConvNextConfig, ConvNextSize, EncoderConfig, EnergyConfig, EnergyPredictorConfig, Memory, PatchPredictorConfig,
     PredictorConfig, ShiftPredictorConfig, ShiftReaderConfig, VitConfig, VitSize,
 };
+use crate::objective::masked::MaskedWeights;
 use crate::objective::saccade::{ReadWeights, SaccadeWeights};
 use crate::train::{HeadConfig, ModelConfig};
 
@@ -19,7 +20,7 @@ use crate::train::{HeadConfig, ModelConfig};
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum ObjectiveTable {
     /// Features of masked blocks are predicted from the rest of the image; needs `[mask]`.
-    Ijepa {},
+    Ijepa(MaskedWeights),
     /// The features of a moved view are predicted from the other's and the saccade between them; needs `[saccade]`.
     Saccade(SaccadeWeights),
     /// The saccade is read from the features of both views; needs `[saccade]`.
@@ -157,7 +158,7 @@ pub fn models(config: &RunConfig) -> Result<ModelConfig, ConfigError> {
     check_together(config)?;
     let encoder = encoder(config)?;
     let predictor = match (config.objective, config.predictor) {
-        (ObjectiveTable::Ijepa {}, PredictorTable::Vit(table)) => {
+        (ObjectiveTable::Ijepa(_), PredictorTable::Vit(table)) => {
             let heads = table.heads.or(match encoder {
                 EncoderConfig::Vit(vit) => Some(vit.heads),
                 EncoderConfig::Energy(energy) => Some(energy.heads),
@@ -166,7 +167,7 @@ pub fn models(config: &RunConfig) -> Result<ModelConfig, ConfigError> {
             let heads = heads.ok_or_else(|| value("predictor.heads", "?", "must be given"))?;
             HeadConfig::Patches(PatchPredictorConfig::Vit(PredictorConfig::new(table.width, table.depth, heads)))
         }
-        (ObjectiveTable::Ijepa {}, PredictorTable::Energy(energy)) => {
+        (ObjectiveTable::Ijepa(_), PredictorTable::Energy(energy)) => {
             HeadConfig::Patches(PatchPredictorConfig::Energy(energy))
         }
         (ObjectiveTable::Saccade(_), PredictorTable::Mlp { hidden, layers }) => {
@@ -180,7 +181,7 @@ pub fn models(config: &RunConfig) -> Result<ModelConfig, ConfigError> {
         }
         (objective, predictor) => {
             let why = match objective {
-                ObjectiveTable::Ijepa {} => "objective \"ijepa\" predicts patches: take \"vit\" or \"energy\"",
+                ObjectiveTable::Ijepa(_) => "objective \"ijepa\" predicts patches: take \"vit\" or \"energy\"",
                 ObjectiveTable::Saccade(_) => "objective \"saccade\" predicts a view: take \"mlp\" or \"transformer\"",
                 ObjectiveTable::SaccadeRead(_) => "objective \"saccade-read\" reads a saccade: take \"mlp\"",
             };
@@ -194,9 +195,9 @@ pub fn models(config: &RunConfig) -> Result<ModelConfig, ConfigError> {
 
 /// Refuses tables that the objective has no use for, and the lack of those that it needs.
 fn check_together(config: &RunConfig) -> Result<(), ConfigError> {
-    let masks = matches!(config.objective, ObjectiveTable::Ijepa {});
+    let masks = matches!(config.objective, ObjectiveTable::Ijepa(_));
     let name = match config.objective {
-        ObjectiveTable::Ijepa {} => "ijepa",
+        ObjectiveTable::Ijepa(_) => "ijepa",
         ObjectiveTable::Saccade(_) => "saccade",
         ObjectiveTable::SaccadeRead(_) => "saccade-read",
     };
@@ -220,11 +221,15 @@ fn check_together(config: &RunConfig) -> Result<(), ConfigError> {
         ));
     }
     let each = config.train.batch.div_ceil(config.train.accumulate.max(1));
-    if !masks && each < 2 {
+    let needs_two = match config.objective {
+        ObjectiveTable::Ijepa(weights) => weights.is_any(),
+        ObjectiveTable::Saccade(_) | ObjectiveTable::SaccadeRead(_) => true,
+    };
+    if needs_two && each < 2 {
         return Err(value("train.batch", config.train.batch, "variances need two samples in each micro-batch"));
     }
     let checked = match &config.objective {
-        ObjectiveTable::Ijepa {} => Ok(()),
+        ObjectiveTable::Ijepa(weights) => weights.check(),
         ObjectiveTable::Saccade(weights) => weights.check(),
         ObjectiveTable::SaccadeRead(weights) => weights.check(),
     };

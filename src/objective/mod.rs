@@ -1,6 +1,6 @@
 //! OUTPUTS TO A LOSS: what is minimised; every summand has a name.
 
-pub mod masked;
 pub mod vicreg;
 pub mod saccade;
+pub mod masked;
 pub mod spectrum;

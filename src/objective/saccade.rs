@@ -89,7 +89,9 @@ impl ReadWeights {
     }
 }
 
-fn in_range((key, value): (&'static str, f64)) -> Result<(), WeightsError> {
+/// # Errors
+/// When a weight is negative or no number.
+pub(super) fn in_range((key, value): (&'static str, f64)) -> Result<(), WeightsError> {
     if value.is_finite() && value >= 0.0 { Ok(()) } else { Err(WeightsError::Range { key, value }) }
 }
 

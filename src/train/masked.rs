@@ -9,7 +9,8 @@ use super::collapse::pooled;
 use super::part::{Outputs, Part};
 use super::upload::DeviceMasks;
 use crate::model::{Choice, Encoder, PatchPredictor};
-use crate::objective::masked::{normalised, smooth_l1_sum};
+use crate::objective::masked::{MaskedWeights, normalised, smooth_l1_sum};
+use crate::objective::saccade::Term;
 
 /// The micro-batch's share of the batch's mean loss.
 ///
@@ -22,6 +23,7 @@ pub fn part(
     images: Tensor<4>,
     masks: &DeviceMasks,
     samples: &Range<usize>,
+    weights: &MaskedWeights,
 ) -> Part {
     let (context, targets) = (masks.context.samples(samples), masks.targets.samples(samples));
     let features = target.forward(images.clone(), None);
@@ -31,16 +33,22 @@ pub fn part(
 
     let (context, sequences) = (context.autodiff(), targets.by_block(masks.blocks).autodiff());
     let encoded = encoder.forward(images.autodiff(), Some(&context));
-    let seen_context = pooled(encoded.clone().inner(), context.real().map(Tensor::inner), 1);
+    let pooled_context = pooled(encoded.clone(), context.real(), 1);
     let predictions = predictor.forward(encoded, &context, &sequences);
     let predicted = pooled(predictions.clone().inner(), sequences.real().map(Tensor::inner), masks.blocks);
 
     let sum = smooth_l1_sum(predictions, wanted.autodiff(), sequences.real());
-    let loss = sum.div_scalar((masks.target_patches * width) as f64);
+    let prediction = sum.div_scalar((masks.target_patches * width) as f64);
+    // A micro-batch's share of what is a mean over samples; the prediction counts its own patches.
+    let [whole, _] = masks.context.dims();
+    let share = samples.len() as f64 / whole as f64;
+    let apart = weights.terms(&pooled_context).into_iter().map(|(name, term)| (name, term.mul_scalar(share)));
+    let terms: Vec<Term> = std::iter::once(("prediction", prediction.clone())).chain(apart).collect();
+    let loss = terms.iter().skip(1).fold(prediction, |loss, (_, term)| loss + term.clone());
     Part {
-        terms: vec![("prediction", loss.clone().inner())],
         loss,
-        outputs: Outputs { encoder: seen_context, target: seen, predictor: predicted },
+        terms: terms.into_iter().map(|(name, term)| (name, term.inner())).collect(),
+        outputs: Outputs { encoder: pooled_context.inner(), target: seen, predictor: predicted },
     }
 }
 

@@ -13,6 +13,7 @@ use crate::model::{
     Encoder, EncoderConfig, FirstWeights, PatchPredictor, PatchPredictorConfig, Projector, ProjectorConfig,
     ShiftPredictorConfig, ShiftReaderConfig, WeightInit,
 };
+use crate::objective::masked::MaskedWeights;
 use crate::objective::saccade::{ReadWeights, SaccadeWeights};
 
 /// What a model is built from.
@@ -112,8 +113,8 @@ pub enum Head {
 /// What is minimised, and how its terms are weighted.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Loss {
-    /// I-JEPA's one term.
-    Masked,
+    /// I-JEPA's one term, and VICReg's where they are weighted.
+    Masked(MaskedWeights),
     Told(SaccadeWeights),
     Read {
         weights: ReadWeights,

@@ -173,9 +173,9 @@ impl Trainer {
         let target = Target { encoder: &self.target, projector: self.target_projector.as_ref() };
         let views = |first| Some(Views { first, pair: batch.pair.as_ref()?, samples: samples.clone(), share });
         match (&self.model.predictor, &self.config.loss) {
-            (Head::Patches(predictor), Loss::Masked) => {
+            (Head::Patches(predictor), Loss::Masked(weights)) => {
                 let masks = batch.masks.as_ref()?;
-                Some(masked::part(&self.model.encoder, predictor, &self.target, images, masks, &samples))
+                Some(masked::part(&self.model.encoder, predictor, &self.target, images, masks, &samples, weights))
             }
             (Head::Told(predictor), Loss::Told(weights)) => {
                 saccade::told(&self.model, predictor, target, views(images)?, weights)

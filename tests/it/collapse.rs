@@ -7,7 +7,9 @@ use saccade::model::weights::{self, Array};
 use saccade::model::{
     Choice, EncoderConfig, FirstWeights, Lookup, PatchPredictorConfig, PredictorConfig, VitConfig, WeightInit,
 };
+use saccade::objective::masked::MaskedWeights;
 use saccade::objective::spectrum::{Spectrum, alpha, deviations, eigenvalues, rankme};
+use saccade::objective::vicreg;
 use saccade::train::collapse::{Collapse, Findings, Health, INTERVAL, Kind, Output, ROWS, Watch, pooled};
 use saccade::train::model::Loss;
 use saccade::train::step::StepConfig;
@@ -346,23 +348,7 @@ fn vit() -> VitConfig {
 /// Trains on images of a few waves for four judgements; gives what was ever named, and what was found last.
 fn train(ema_decay: f64, learning_rate: f64, weight_decay: f64) -> (Vec<Collapse>, Findings) {
     let (device, steps) = (Device::flex(), 4 * INTERVAL);
-    let models = ModelConfig {
-        encoder: EncoderConfig::Vit(vit()),
-        projector: None,
-        predictor: HeadConfig::Patches(PatchPredictorConfig::Vit(PredictorConfig::new(WIDTH / 2, 1, 2))),
-    };
-    let model = models.init(5, FirstWeights::Published, &device.clone().autodiff());
-    let schedules = Schedules {
-        start_learning_rate: learning_rate / 4.0,
-        peak_learning_rate: learning_rate,
-        final_learning_rate: learning_rate,
-        warmup_steps: 20,
-        steps,
-        weight_decay: [weight_decay; 2],
-        ema_decay: [ema_decay; 2],
-    };
-    let mut trainer =
-        Trainer::new(model, StepConfig { accumulate: 1, clip_norm: None, loss: Loss::Masked, schedules, probe: None });
+    let mut trainer = trainer([ema_decay, learning_rate, weight_decay], MaskedWeights::default());
     let (mut watch, mut named) = (Watch::new(BATCH, Findings::default()), Vec::new());
     for step in 0..steps {
         let batch = batch(step, &device);
@@ -379,6 +365,52 @@ fn train(ema_decay: f64, learning_rate: f64, weight_decay: f64) -> (Vec<Collapse
         }
     }
     (named, watch.findings().clone())
+}
+
+fn trainer([ema_decay, learning_rate, weight_decay]: [f64; 3], weights: MaskedWeights) -> Trainer {
+    let (device, steps) = (Device::flex(), 4 * INTERVAL);
+    let models = ModelConfig {
+        encoder: EncoderConfig::Vit(vit()),
+        projector: None,
+        predictor: HeadConfig::Patches(PatchPredictorConfig::Vit(PredictorConfig::new(WIDTH / 2, 1, 2))),
+    };
+    let model = models.init(5, FirstWeights::Published, &device.clone().autodiff());
+    let schedules = Schedules {
+        start_learning_rate: learning_rate / 4.0,
+        peak_learning_rate: learning_rate,
+        final_learning_rate: learning_rate,
+        warmup_steps: 20,
+        steps,
+        weight_decay: [weight_decay; 2],
+        ema_decay: [ema_decay; 2],
+    };
+    let loss = Loss::Masked(weights);
+    Trainer::new(model, StepConfig { accumulate: 1, clip_norm: None, loss, schedules, probe: None })
+}
+
+/// C-JEPA's terms are VICReg's of what the encoder says of the context; without them the loss is I-JEPA's.
+#[test]
+fn terms_that_keep_features_apart_are_those_of_the_pooled_context() {
+    let batch = batch(0, &Device::flex());
+    let weights = MaskedWeights { variance: 0.5, covariance: 0.25 };
+    let with = trainer([0.99, 0.001, 0.04], weights).backward(&batch).unwrap();
+    let without = trainer([0.99, 0.001, 0.04], MaskedWeights::default()).backward(&batch).unwrap();
+    let number = |tensor: &Tensor<1>| f64::from(tensor.clone().into_scalar::<f32>());
+    let named: Vec<(&str, f64)> = with.terms.iter().map(|(name, term)| (*name, number(term))).collect();
+    let expected = [
+        ("prediction", number(&without.loss)),
+        ("variance", 0.5 * number(&vicreg::variance(with.outputs.encoder.clone()))),
+        ("covariance", 0.25 * number(&vicreg::covariance(with.outputs.encoder.clone()))),
+    ];
+    assert_eq!(named.len(), 3, "{named:?}");
+    for ((name, ours), (other, expected)) in named.iter().zip(expected) {
+        assert!(*name == other && (ours - expected).abs() < 1e-5 && *ours > 0.0, "{name} {ours}, {other} {expected}");
+    }
+    let sum: f64 = named.iter().map(|(_, term)| term).sum();
+    assert!((number(&with.loss) - sum).abs() < 1e-5, "{} is not the sum of {named:?}", number(&with.loss));
+    assert_eq!(without.terms.len(), 1);
+    let [with, without] = [with, without].map(|found| number(&found.gradients.norm().unwrap()));
+    assert!((with - without).abs() > 0.01 * without, "the terms move nothing: {with}, {without}");
 }
 
 /// A batch whose samples see eight patches of sixteen and predict two blocks of two of the others.

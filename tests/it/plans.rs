@@ -146,3 +146,29 @@ fn absurd_shapes_are_refused_before_they_take_memory() {
         finish(small(&mut saccade(&["check", QUICKSTART]), &["stream.batches_ahead=1000000", "train.batch=6000"]), 1);
     assert!(said.err.contains("this machine has"), "{}", said.err);
 }
+
+/// A run of I-JEPA that knew no such terms goes on as it was begun: what is left out is not written either.
+#[test]
+fn terms_beside_the_prediction_are_optional_and_within_range() {
+    let folder = temporary();
+    let planned = |name: &str, more: &[&str]| -> serde_json::Value {
+        let out = folder.path().join(name);
+        let changes = [&["train.epochs=0.02"], more].concat();
+        finish(small(&mut saccade(&["train", QUICKSTART, "--out", at(&out)]), &changes), 0);
+        serde_json::from_slice(&fs::read(out.join("plan.json")).unwrap()).unwrap()
+    };
+    assert_eq!(planned("plain", &[])["config"]["objective"], serde_json::json!({ "kind": "ijepa" }));
+    let objective = &planned("apart", &["objective.variance=0.5"])["config"]["objective"];
+    assert_eq!(*objective, serde_json::json!({ "kind": "ijepa", "variance": 0.5 }));
+    let steps = crate::saccade::column(&folder.path().join("apart/steps.jsonl"), "terms");
+    assert!(steps[0]["variance"].as_f64() > Some(0.0) && steps[0]["covariance"].is_null(), "{}", steps[0]);
+    for (changes, word) in [
+        (&["objective.variance=-1"][..], "variance"),
+        (&["objective.covariance=nan"], "covariance"),
+        (&["objective.cycle=1"], "cycle"),
+        (&["objective.variance=1", "train.batch=32", "train.accumulate=32"], "two samples"),
+    ] {
+        let said = finish(small(&mut saccade(&["check", QUICKSTART]), changes), 1);
+        assert!(said.err.contains(word) && said.err.trim_end().lines().count() == 1, "{changes:?}: {}", said.err);
+    }
+}

@@ -9,6 +9,7 @@ use saccade::model::weights::{self, Array, Weights};
 use saccade::model::{
     Choice, EncoderConfig, FirstWeights, Lookup, PatchPredictorConfig, PredictorConfig, VitConfig, WeightInit,
 };
+use saccade::objective::masked::MaskedWeights;
 use saccade::train::masked::wanted;
 use saccade::train::model::names;
 use saccade::train::model::{Head, Loss};
@@ -187,7 +188,16 @@ impl AuthorsRun {
         let predictor = weights::predictor_from_authors(weights::take_prefix(&mut first, "predictor.")).unwrap();
         weights::apply(&mut model.encoder, encoder).unwrap();
         weights::apply(&mut model.predictor, predictor).unwrap();
-        Trainer::new(model, StepConfig { accumulate, clip_norm: None, loss: Loss::Masked, schedules, probe: None })
+        Trainer::new(
+            model,
+            StepConfig {
+                accumulate,
+                clip_norm: None,
+                loss: Loss::Masked(MaskedWeights::default()),
+                schedules,
+                probe: None,
+            },
+        )
     }
 
     fn batch(&self, step: usize, lookup: Lookup) -> DeviceBatch {

@@ -20,8 +20,11 @@ impl Run {
         let folder = temporary();
         let out = folder.path().join("run");
         let mut command = saccade(&["train", "pipelines/quickstart.toml", "--out", at(&out)]);
-        let mut child =
-            small(&mut command, &["train.epochs=1000", "checkpoint.every_steps=1000"]).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let mut child = small(&mut command, &["train.epochs=1000", "checkpoint.every_steps=1000"])
+            .stderr(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
         let lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
         let mut seen = Vec::new();
         let address = lines
