@@ -31,7 +31,7 @@ NAMES = ["overview", "throughput", "learning"]
 RUNS = ["quickstart", "fashion-energy"]
 EVERY = "|".join(RUNS)
 # Far more than two small runs take on a busy machine to be scored once.
-PATIENCE = 170
+PATIENCE = 300
 BETWEEN_POLLS = 0.25
 # Once a second, so that rates are there soon.
 SCRAPE = 1
@@ -70,8 +70,8 @@ AWAITED = {
     "saccade:seconds_left > 0": 2,
 }
 # Settings, and what is awaited beyond that, when there is no hurry: pictures of a run of some minutes.
-QUICK = (["train.epochs=1000", "score.every_epochs=0.25"], {})
-THOROUGH = (["train.epochs=40", "score.every_epochs=0.5"], {"saccade_step / saccade_steps_planned > 0.1": 2})
+QUICK = (["train.epochs=1000", "train.batch=16", "score.every_epochs=0.13"], {})
+THOROUGH = (["train.epochs=20", "score.every_epochs=0.5"], {"saccade_step / saccade_steps_planned > 0.04": 2})
 PATIENCE_FOR_PICTURES = 900
 
 

@@ -126,7 +126,9 @@ def check_events(run):
     for term in lines[0]["terms"]:
         same(f"loss/{term}", [(line["step"], line["terms"][term]) for line in lines])
     same("schedule/learning_rate", [(line["step"], line["learning_rate"]) for line in lines])
-    same("scores/knn", [(scores["step"], scores["knn"]) for scores in json.loads((run / "scores.json").read_text())])
+    # After so many steps, so at the step before.
+    scores = json.loads((run / "scores.json").read_text())
+    same("scores/knn", [(score["step"] - 1, score["knn"]) for score in scores])
     for name in ["batch", "attention"]:
         images = events.Images(name) if name in tags["images"] else []
         for image in images:

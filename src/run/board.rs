@@ -74,10 +74,12 @@ impl Board {
     pub fn scored(&mut self, scores: &Scores, plan: &Plan, target: &Encoder, place: &Placement) -> Result<()> {
         let named: Vec<(String, f64)> =
             scores.named().into_iter().map(|(name, value)| (format!("scores/{name}"), value)).collect();
-        self.file.scalars(scores.step, named.iter().map(|(name, value)| (name.as_str(), *value)))?;
+        // At the step that was made last: a run that is taken up at `scores.step` lets TensorBoard forget that step.
+        let step = scores.step.saturating_sub(1);
+        self.file.scalars(step, named.iter().map(|(name, value)| (name.as_str(), *value)))?;
         let frozen = Frozen::of(plan, scores.step, target, place);
         let drawn = heat::draw(&frozen, IMAGES).context("the picture for TensorBoard")?;
-        self.file.image(scores.step, "attention", &drawn.png)?;
+        self.file.image(step, "attention", &drawn.png)?;
         self.flush()
     }
 

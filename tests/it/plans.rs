@@ -153,7 +153,7 @@ fn terms_beside_the_prediction_are_optional_and_within_range() {
     let folder = temporary();
     let planned = |name: &str, more: &[&str]| -> serde_json::Value {
         let out = folder.path().join(name);
-        let changes = [&["train.epochs=0.02"], more].concat();
+        let changes = [&["train.epochs=0.06"], more].concat();
         finish(small(&mut saccade(&["train", QUICKSTART, "--out", at(&out)]), &changes), 0);
         serde_json::from_slice(&fs::read(out.join("plan.json")).unwrap()).unwrap()
     };
