@@ -134,7 +134,7 @@ fn all_quarantined_samples_are_counted_and_the_first_are_listed() {
     let folder = temporary();
     let path = folder.path().join("quarantine.jsonl");
     let line = |number: u32| {
-        let reason = if number % 3 == 0 { "truncated" } else { "damaged" };
+        let reason = if number.is_multiple_of(3) { "truncated" } else { "damaged" };
         format!(
             "{{\"step\":{number},\"key\":\"k{number}\",\"shard\":\"a.tar\",\"reason\":\"{reason}\",\"detail\":\"d\"}}\n"
         )
