@@ -4,6 +4,7 @@ mod checks;
 mod models;
 mod stops;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -301,7 +302,7 @@ impl Plan {
                 clip_norm: config.train.clip_norm,
                 loss: loss(&config),
                 schedules: schedules(&config, steps, train.len()),
-                probe: probe_config(&train, models.encoder.width()),
+                probe: ProbeConfig::new(models.encoder.width(), labels(&train)),
             },
             stops: Stops::new(&config, steps, train.len()),
             encoder_parameters: models.encoder.parameters(),
@@ -322,8 +323,15 @@ impl Plan {
     /// Bytes of one checkpoint: encoder, target encoder, predictor and online probe, and two moments of all that is
     /// trained.
     pub fn checkpoint_bytes(&self) -> u64 {
-        let probe = self.step.probe.map_or(0, |probe| 3 * (probe.width as u64 + 1) * probe.classes as u64);
+        let probe = self.step.probe.as_ref().map_or(0, ProbeConfig::numbers);
         4 * (3 * self.parameters() + self.encoder_parameters + self.models.projector_parameters() + probe)
+    }
+
+    /// Why no online probe learns the labels that there are, if so.
+    pub fn without_probe(&self) -> Option<String> {
+        let labels = if self.step.probe.is_some() { 0 } else { labels(&self.train).len() };
+        let width = self.models.encoder.width();
+        (labels > 0).then(|| format!("no online probe: {labels} labels times {width} features are too many weights"))
     }
 
     /// What decides the course of the run beside the data: a run goes on only under the same.
@@ -341,14 +349,17 @@ impl Plan {
         StreamSpec { order: Order::InOrder { every }, batch, decode, augment, saccade: None, mask: None, on_lost_shard }
     }
 
-    /// The stream of so many views, drawn as for training, of `most` samples at most.
+    /// The stream of so many views, drawn as for training, of `most` samples at most. Where training sees two views of a
+    /// sample, the first of each pair.
     pub fn viewing(&self, samples: usize, most: usize, views: usize) -> StreamSpec {
         let every = samples.div_ceil(most).max(1);
         let order = Order::Viewed { seed: self.config.seed, every, views };
-        StreamSpec { order, ..self.scoring(self.config.augment.size, samples, None) }
+        let saccade = self.stream.saccade.clone();
+        StreamSpec { order, saccade, ..self.scoring(self.config.augment.size, samples, None) }
     }
 
-    /// Bytes that the run writes at most: the checkpoints it keeps, one that is being written, and its records.
+    /// Bytes that the run writes at most: the checkpoints it keeps, one that is being written, its records, and what it
+    /// tells TensorBoard.
     pub fn disk_bytes(&self) -> u64 {
         self.disk_bytes_after(0)
     }
@@ -360,7 +371,20 @@ impl Plan {
         let keep = self.config.checkpoint.keep as u64;
         let kept = (done / self.config.checkpoint.every_steps.max(1)).min(keep);
         let checkpoints = self.checkpoint_bytes().saturating_mul(keep - kept + 1);
-        checkpoints.saturating_add(self.steps.saturating_sub(done).saturating_mul(STEP_LINE))
+        let left = self.steps.saturating_sub(done);
+        let events = if self.config.telemetry.tensorboard { self.event_bytes(left, done) } else { 0 };
+        checkpoints.saturating_add(left.saturating_mul(STEP_LINE)).saturating_add(events)
+    }
+
+    /// Of TensorBoard's files: the values of so many steps, and the pictures.
+    fn event_bytes(&self, steps: u64, done: u64) -> u64 {
+        /// Some twenty values of 60 bytes.
+        const STEP: u64 = 1500;
+        /// Tiles of a picture at most, at a byte for each colour of a pixel; they are at least 96 pixels a side.
+        const PICTURE: u64 = 60 * 3;
+        let side = u64::from(self.config.augment.size.max(192));
+        let pictures = 1 + self.stops.scores_after(done);
+        steps.saturating_mul(STEP).saturating_add(pictures.saturating_mul(PICTURE * side * side))
     }
 }
 
@@ -374,11 +398,10 @@ pub fn course(config: &RunConfig, models: &ModelConfig) -> String {
     .to_string()
 }
 
-/// What an online probe would tell apart; none without labels, or with more than any data set has classes.
-fn probe_config(train: &ShardSet, width: usize) -> Option<ProbeConfig> {
-    const MOST_CLASSES: u32 = 1 << 16;
-    let largest = (0..train.len() as u32).filter_map(|number| train.sample(number).label).max()?;
-    (largest < MOST_CLASSES).then_some(ProbeConfig { width, classes: largest as usize + 1 })
+/// The labels that occur, in order.
+fn labels(train: &ShardSet) -> Vec<u32> {
+    let labels = (0..train.len() as u32).filter_map(|number| train.sample(number).label);
+    labels.collect::<BTreeSet<u32>>().into_iter().collect()
 }
 
 fn loss(config: &RunConfig) -> Loss {

@@ -50,6 +50,12 @@ impl Stops {
         Stop { step, save: is_end || score || step.is_multiple_of(self.save_every), score }
     }
 
+    /// How often is still scored after so many steps, about.
+    pub fn scores_after(&self, step: u64) -> u64 {
+        let on_the_way = self.score_every.map_or(0.0, |every| self.steps.saturating_sub(step) as f64 / every);
+        on_the_way as u64 + u64::from(self.score)
+    }
+
     /// Steps to score after, around and after this one; rounding may put the first a place too early.
     fn scores_near(&self, step: u64) -> impl Iterator<Item = u64> {
         self.score_every.into_iter().flat_map(move |every| {

@@ -86,16 +86,3 @@ pub fn for_each<E: From<PipelineError>>(
     }
     Ok(())
 }
-
-/// All batches' features; samples without a label are left out.
-///
-/// # Errors
-/// When the pipeline gives up.
-pub fn extract(batches: Uploader, encode: impl Fn(Tensor<4>) -> Tensor<2>) -> Result<Features, PipelineError> {
-    let mut features = Features::default();
-    for_each(batches, encode, |rows| {
-        features.extend(rows);
-        Ok::<(), PipelineError>(())
-    })?;
-    Ok(features)
-}

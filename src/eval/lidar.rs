@@ -13,6 +13,8 @@ use crate::objective::spectrum::Spectrum;
 const RIDGE: f64 = 1e-4;
 /// Added to each share, so that its logarithm exists (the authors' epsilon).
 const EPSILON: f64 = 1e-7;
+/// Views whose variance is less than this share of that between samples are as good as the same view: rounding.
+const LEAST_WITHIN: f64 = 1e-9;
 /// Features beyond which the matrix is not factored: the time grows with its third power.
 const MOST_WIDTH: usize = 4096;
 
@@ -42,7 +44,8 @@ impl ViewFeatures {
     }
 }
 
-/// Between 1 and the number of features; `None` with fewer than two samples of two views, or with too many features.
+/// Between 1 and the number of features; `None` with fewer than two samples of two views, with too many features, or
+/// where views of a sample hardly differ, as there is nothing to compare with then.
 ///
 /// The paper's `exp(entropy)` of the eigenvalues of `W^-1/2 B W^-1/2`, where `B` is the covariance of the samples' means
 /// and `W` the mean covariance of the views within a sample, plus a small ridge. With `W = L L'`, the means times
@@ -54,7 +57,11 @@ pub fn lidar(views: &ViewFeatures) -> Option<f64> {
         return None;
     }
     let means: Vec<Vec<f64>> = samples.iter().map(|rows| mean(views.rows(rows), width)).collect();
-    let factor = cholesky(within(views, &samples, &means), width)?;
+    let within = within(views, &samples, &means);
+    if trace(&within, width) <= LEAST_WITHIN * spread(&means, width) {
+        return None;
+    }
+    let factor = cholesky(within, width)?;
     let whitened: Vec<f32> = means.into_par_iter().flat_map_iter(|mean| solved(&factor, mean)).collect();
     let variances = Spectrum::of(&whitened, width).variances;
     let sum: f64 = variances.iter().sum();
@@ -95,6 +102,21 @@ fn within(views: &ViewFeatures, samples: &[Range<usize>], means: &[Vec<f64>]) ->
         sums[place] += RIDGE;
     });
     covariance
+}
+
+/// The variance of the means, summed over directions.
+fn spread(means: &[Vec<f64>], width: usize) -> f64 {
+    let count = means.len() as f64;
+    let variance = |place: usize| {
+        let mean = means.iter().map(|mean| mean[place]).sum::<f64>() / count;
+        means.iter().map(|own| (own[place] - mean).powi(2)).sum::<f64>() / count
+    };
+    (0..width).map(variance).sum()
+}
+
+/// The variance of the views within a sample, summed over directions, less the ridge.
+fn trace(within: &[f64], width: usize) -> f64 {
+    within.iter().step_by(width + 1).map(|square| square - RIDGE).sum()
 }
 
 /// The lower triangle `L` of `L L' = matrix`, whose lower triangle alone is read; `None` where it is not positive.

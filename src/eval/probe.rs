@@ -6,8 +6,10 @@
 //! matrix product, each with Nesterov's momentum, which starts afresh where the loss rises (O'Donoghue and Candès 2015).
 //! Of them the one with the least training loss is scored: choosing by the held-out samples would fit to them.
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
 use burn::tensor::activation::softmax;
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 use super::features::Features;
@@ -47,8 +49,8 @@ pub struct ProbeScore {
 }
 
 /// Fits on `train` and scores `held_out`, both standardised already; `None` without samples, or with more than 65,536
-/// labels.
-pub fn probe(train: &Features, held_out: &Features, device: &Device) -> Option<ProbeScore> {
+/// labels, or once `stop` is set.
+pub fn probe(train: &Features, held_out: &Features, device: &Device, stop: &AtomicBool) -> Option<ProbeScore> {
     let known = train.classes();
     let classes = known.len();
     if train.is_empty() || held_out.is_empty() || classes > MOST_CLASSES {
@@ -63,6 +65,9 @@ pub fn probe(train: &Features, held_out: &Features, device: &Device) -> Option<P
     let (mut steps, mut converged) = (0, false);
     let mut least = f64::INFINITY;
     while steps < MOST_STEPS && !converged {
+        if stop.load(Relaxed) {
+            return None;
+        }
         for _ in 0..LOOK {
             descent.step();
         }
@@ -102,10 +107,10 @@ struct Descent {
     penalties: [f64; RATES.len()],
 }
 
-/// Some samples: features with a last column of ones, and the places of their labels.
+/// Some samples: features with a last column of ones, and the places of their labels, `[samples, 1, 1]`.
 struct Block {
     features: Tensor<2>,
-    places: Vec<Option<usize>>,
+    places: Tensor<3, Int>,
 }
 
 impl Descent {
@@ -115,7 +120,9 @@ impl Descent {
         let starts = (0..train.len()).step_by(at_once);
         let block = |start: usize| {
             let range = start..(start + at_once).min(train.len());
-            Block { features: with_ones(train, range.clone(), device), places: places[range].to_vec() }
+            let places: Vec<i32> = places[range.clone()].iter().map(|place| place.map_or(-1, |it| it as i32)).collect();
+            let places = Tensor::from_data(TensorData::new(places, [range.len(), 1, 1]), device);
+            Block { features: with_ones(train, range, device), places }
         };
         let blocks: Vec<Block> = starts.map(block).collect();
         let columns = RATES.len() * classes;
@@ -148,14 +155,13 @@ impl Descent {
 
     /// Gradient, losses and penalties where the next step begins.
     fn look(&self) -> (Tensor<2>, [f64; RATES.len()], [f64; RATES.len()]) {
-        let device = self.weights.device();
         let mut gradient = self.ahead.clone() * self.decayed.clone() * (PENALTY / self.samples);
         let squares = self.ahead.clone().square() * self.decayed.clone() * (0.5 * PENALTY / self.samples);
         let penalties = by_rate(squares.sum_dim(0), self.classes);
         let mut losses = penalties;
         for Block { features, places } in &self.blocks {
             let [samples, _] = features.dims();
-            let labels = one_hot(places, self.classes, &device);
+            let labels = one_hot(places, self.classes);
             let scores = features.clone().matmul(self.ahead.clone()).reshape([samples, RATES.len(), self.classes]);
             let shares = softmax(scores, 2);
             let right = (shares.clone() * labels.clone()).sum_dim(2).clamp_min(1e-30).log();
@@ -204,15 +210,11 @@ impl Descent {
     }
 }
 
-/// Labels as ones among zeros, `[samples, 1, classes]`.
-fn one_hot(places: &[Option<usize>], classes: usize, device: &Device) -> Tensor<3> {
-    let mut labels = vec![0.0f32; places.len() * classes];
-    for (row, place) in labels.chunks_mut(classes).zip(places) {
-        if let Some(place) = place {
-            row[*place] = 1.0;
-        }
-    }
-    Tensor::from_data(TensorData::new(labels, [places.len(), 1, classes]), device)
+/// Labels as ones among zeros, `[samples, 1, classes]`: made anew in each step, as all of them together may not fit.
+fn one_hot(places: &Tensor<3, Int>, classes: usize) -> Tensor<3> {
+    let [samples, _, _] = places.dims();
+    let ours = Tensor::<1, Int>::arange(0..classes as i64, &places.device()).reshape([1, 1, classes]);
+    places.clone().expand([samples, 1, classes]).equal(ours.expand([samples, 1, classes])).float()
 }
 
 fn with_ones(features: &Features, range: std::ops::Range<usize>, device: &Device) -> Tensor<2> {

@@ -1,5 +1,7 @@
 //! The features of two splits → every score that can be read off them.
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
@@ -32,27 +34,32 @@ pub struct FeatureScores {
 }
 
 /// Takes all scores, with `ks` neighbours by turns; standardises both splits on the way. `lap` is told the name of each
-/// part when it is done.
+/// part when it is done. `None` once `stop` is set.
 pub fn scores(
     [train, held_out]: [&mut Features; 2],
     views: &ViewFeatures,
     ks: &[usize],
     device: &Device,
-    mut lap: impl FnMut(&'static str),
-) -> FeatureScores {
+    stop: &AtomicBool,
+    lap: &mut dyn FnMut(&'static str),
+) -> Option<FeatureScores> {
+    let mut lap = |part| {
+        lap(part);
+        (!stop.load(Relaxed)).then_some(())
+    };
     let rows = spread(&held_out.values, held_out.width, SPECTRUM_ROWS);
     let spectrum = Spectrum::of(&rows, held_out.width);
     let lidar = lidar(views);
-    lap("rank");
+    lap("rank")?;
     let correlation_dimension = correlation_dimension(&held_out.values, held_out.width);
-    lap("dimension");
+    lap("dimension")?;
     standardise(train, held_out);
     let by = |nearness| accuracies(train, held_out, ks, nearness, device);
     let knn = [Nearness::Cosine, Nearness::Euclidean].into_iter().flat_map(by).collect();
-    lap("knn");
-    let probe = probe(train, held_out, device);
-    lap("probe");
-    FeatureScores {
+    lap("knn")?;
+    let probe = probe(train, held_out, device, stop);
+    lap("probe")?;
+    Some(FeatureScores {
         classes: train.classes().len(),
         knn,
         probe,
@@ -60,5 +67,5 @@ pub fn scores(
         rankme: rankme(&spectrum.singular_values),
         alpha: alpha(&spectrum.variances),
         lidar,
-    }
+    })
 }

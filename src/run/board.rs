@@ -3,8 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result};
-use tokio::runtime::Handle;
+use anyhow::Result;
 
 use super::eval::Frozen;
 use super::folder::PIPELINE;
@@ -12,10 +11,8 @@ use super::heat;
 use super::score::Scores;
 use super::show;
 use super::tensorboard::EventFile;
-use super::{ProbeCount, StepLine};
+use super::{Event, ProbeCount, StepLine, Surroundings};
 use crate::config::Plan;
-use crate::model::Encoder;
-use crate::train::device::Placement;
 
 /// The folder of a run that TensorBoard looks into.
 pub const FOLDER: &str = "tensorboard";
@@ -32,15 +29,15 @@ impl Board {
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn begin(run: &Path, plan: &Plan, done: u64, runtime: &Handle) -> Result<Self> {
-        let mut file = EventFile::begin(&run.join(FOLDER), done)?;
+    pub fn begin(run: &Path, plan: &Plan, done: u64, around: &mut Surroundings) -> Result<Self> {
+        let mut board = Self { file: EventFile::begin(&run.join(FOLDER), done)? };
         if done == 0 {
             let source = fs::read_to_string(run.join(PIPELINE)).unwrap_or_default();
-            file.text(0, "pipeline", &format!("```toml\n{source}\n```"))?;
-            file.image(0, "batch", &show::first_batch(plan, runtime)?)?;
+            board.file.text(0, "pipeline", &format!("```toml\n{source}\n```"))?;
+            board.picture(0, "batch", show::first_batch(plan, around.runtime), around)?;
         }
-        file.flush()?;
-        Ok(Self { file })
+        board.flush()?;
+        Ok(board)
     }
 
     /// # Errors
@@ -70,17 +67,26 @@ impl Board {
     /// Scores, and what the target encoder attends to by now.
     ///
     /// # Errors
-    /// When the file cannot be written, or an image cannot be read.
-    pub fn scored(&mut self, scores: &Scores, plan: &Plan, target: &Encoder, place: &Placement) -> Result<()> {
+    /// When the file cannot be written.
+    pub fn scored(&mut self, scores: &Scores, frozen: &Frozen, around: &mut Surroundings) -> Result<()> {
         let named: Vec<(String, f64)> =
             scores.named().into_iter().map(|(name, value)| (format!("scores/{name}"), value)).collect();
         // At the step that was made last: a run that is taken up at `scores.step` lets TensorBoard forget that step.
         let step = scores.step.saturating_sub(1);
         self.file.scalars(step, named.iter().map(|(name, value)| (name.as_str(), *value)))?;
-        let frozen = Frozen::of(plan, scores.step, target, place);
-        let drawn = heat::draw(&frozen, IMAGES).context("the picture for TensorBoard")?;
-        self.file.image(step, "attention", &drawn.png)?;
+        self.picture(step, "attention", heat::draw(frozen, IMAGES).map(|drawn| drawn.png), around)?;
         self.flush()
+    }
+
+    /// A picture is not worth a run: where there is none, the user is told.
+    fn picture(&mut self, step: u64, name: &str, png: Result<Vec<u8>>, around: &mut Surroundings) -> Result<()> {
+        match png {
+            Ok(png) => self.file.image(step, name, &png),
+            Err(error) => {
+                (around.tell)(Event::Notice(format!("no picture `{name}` for TensorBoard: {error:#}")));
+                Ok(())
+            }
+        }
     }
 
     /// # Errors

@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
@@ -14,10 +15,10 @@ use tokio::runtime::Handle;
 
 use super::exchange::{self, Which};
 use super::folder;
-use super::score::{batches, views};
+use super::score::Extraction;
 use crate::checkpoint::write_whole;
 use crate::config::{Patterns, Plan};
-use crate::eval::features::{Features, Rows, extract, for_each};
+use crate::eval::features::{Features, Rows};
 use crate::eval::knn::{Nearness, Neighbour, nearest};
 use crate::eval::npy::NpyWriter;
 use crate::eval::scores::{FeatureScores, scores};
@@ -140,22 +141,13 @@ impl Frozen {
 
     fn features(&self, split: Split, most: Option<usize>, runtime: &Handle) -> Result<Features> {
         let side = self.plan.config.augment.size;
-        let batches = batches(&self.plan, self.set(split)?, side, most, &self.place, runtime)?;
-        let features = extract(batches, |images| self.encode(images))?;
-        if features.is_empty() {
-            bail!(
-                "no sample of {} has a label, and without labels nothing can be scored",
-                self.named(split).join(", ")
-            );
-        }
-        if let Some(place) = features.values.iter().position(|value| !value.is_finite()) {
-            let key = self.set(split)?.sample(features.samples[place / features.width]).key;
-            bail!(
-                "the encoder gives {} for sample `{key}`, which is no number: its weights are spoilt",
-                features.values[place]
-            );
-        }
-        Ok(features)
+        self.extraction(runtime).features(self.set(split)?, side, most, |images| self.encode(images))
+    }
+
+    fn extraction<'a>(&'a self, runtime: &'a Handle) -> Extraction<'a> {
+        /// Only a run goes on after what is asked of it.
+        static NEVER: AtomicBool = AtomicBool::new(false);
+        Extraction { plan: &self.plan, place: &self.place, runtime, stop: &NEVER }
     }
 
     fn named(&self, split: Split) -> Vec<String> {
@@ -176,10 +168,12 @@ impl Frozen {
         let mut held_out = self.features(Split::Validation, None, runtime)?;
         clock.lap("held_out_features");
         let encode = |images| self.encode(images);
-        let views = views(&self.plan, self.set(Split::Validation)?, encode, &self.place, runtime)?;
+        let from = self.extraction(runtime);
+        let views = from.views(self.set(Split::Validation)?, encode)?;
         clock.lap("views_features");
         let both = [&mut train, &mut held_out];
-        let scores = scores(both, &views, &request.ks, &self.place.device, |part| clock.lap(part));
+        let scores = scores(both, &views, &request.ks, &self.place.device, from.stop, &mut |part| clock.lap(part));
+        let scores = scores.context("stopped")?;
         let info = |split, features: &Features| SplitInfo { shards: self.named(split), samples: features.len() };
         let evaluation = Evaluation {
             step: self.step,
@@ -220,8 +214,7 @@ impl Frozen {
         take: impl FnMut(&Rows) -> Result<()>,
     ) -> Result<()> {
         let side = self.plan.config.augment.size;
-        let batches = batches(&self.plan, self.set(split)?, side, most, &self.place, runtime)?;
-        for_each(batches, |images| self.encode(images), take)
+        self.extraction(runtime).for_each(self.set(split)?, side, most, |images| self.encode(images), take)
     }
 
     /// Writes the features of a split, as they are: `features.npy`, `labels.npy` (-1 where there is none) and

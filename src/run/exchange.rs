@@ -127,7 +127,7 @@ pub fn open_run(path: &Path) -> Result<(Exchanged, u64)> {
     let (found, _) = checkpoint::newest(&folder::checkpoints(path))?;
     let Some(found) = found else { bail!("{}: the run has no whole checkpoint yet", path.display()) };
     let mut weights = found.weights;
-    weights.retain(|name, _| !name.starts_with("moment"));
+    weights.retain(|name, _| ["encoder.", "target.", "predictor."].iter().any(|ours| name.starts_with(ours)));
     let exchanged = Exchanged { shapes: Shapes { encoder: models.encoder, predictor }, weights };
     Ok((exchanged, found.position.step))
 }

@@ -36,10 +36,10 @@ pub struct Drawn {
 }
 
 /// Held-out images, so many, spread over all: each beside its maps. Of an encoder without attention, beside how like
-/// each place is to the middle one.
+/// each place is to the middle one. Images that cannot be used are passed over.
 ///
 /// # Errors
-/// When an image cannot be read.
+/// When none of them can be used, or their attention would not fit in memory.
 pub fn draw(frozen: &Frozen, images: usize) -> Result<Drawn> {
     frozen.check_look()?;
     let set = frozen.set(Split::Validation)?;
@@ -49,13 +49,21 @@ pub fn draw(frozen: &Frozen, images: usize) -> Result<Drawn> {
     let count = images.min(set.len());
     let mut views = Views::new(&frozen.plan);
     let mut rows = Vec::with_capacity(count);
+    let mut unusable = None;
     for number in 0..count {
-        let view = views.of_sample(set, (number * set.len() / count) as u32, side)?;
-        let maps = shown(&frozen.look(&view)?);
-        rows.push((view, maps));
+        match views.of_sample(set, (number * set.len() / count) as u32, side) {
+            Ok(view) => {
+                let maps = shown(&frozen.look(&view)?);
+                rows.push((view, maps));
+            }
+            Err(error) => unusable = Some(error),
+        }
+    }
+    if let (true, Some(error)) = (rows.is_empty(), unusable) {
+        return Err(error.context(format!("none of {count} held-out images can be used")));
     }
     let columns = 1 + rows.first().map_or(0, |(_, maps)| maps.len()) as u32;
-    let mut picture = RgbImage::from_pixel(columns * cell + GAP, count as u32 * cell + GAP, BACKGROUND);
+    let mut picture = RgbImage::from_pixel(columns * cell + GAP, rows.len() as u32 * cell + GAP, BACKGROUND);
     for (row, (view, maps)) in (0..).zip(&rows) {
         let whole = imageops::resize(view, side * scale, side * scale, imageops::FilterType::Nearest);
         let tiles = std::iter::once(whole.clone()).chain(maps.iter().map(|map| covered(&whole, map)));

@@ -1,5 +1,7 @@
 //! One image as a run's encoder sees it: its pixels, its attention, its features.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use anyhow::{Context, Result, bail};
 use burn::tensor::Tensor;
 use image::RgbImage;
@@ -18,6 +20,7 @@ const MOST_BYTES: u64 = 2 << 30;
 
 /// Makes views of whole images, as they are scored: the middle, unflipped.
 pub struct Views {
+    config: DecodeConfig,
     decoder: Decoder,
     resampler: Resampler,
     bytes: Vec<u8>,
@@ -26,7 +29,7 @@ pub struct Views {
 impl Views {
     pub fn new(plan: &Plan) -> Self {
         let config: DecodeConfig = plan.config.decode;
-        Self { decoder: Decoder::new(config), resampler: Resampler::default(), bytes: Vec::new() }
+        Self { config, decoder: Decoder::new(config), resampler: Resampler::default(), bytes: Vec::new() }
     }
 
     /// # Errors
@@ -43,8 +46,15 @@ impl Views {
     /// `bytes` are an image file's; what is in them afterwards is undefined.
     ///
     /// # Errors
-    /// When they are no image that can be used.
+    /// When they are no image that can be used; a decoder that panics has met one.
     pub fn of_bytes(&mut self, bytes: &mut Vec<u8>, side: u32) -> Result<RgbImage> {
+        catch_unwind(AssertUnwindSafe(|| self.decoded(bytes, side))).unwrap_or_else(|_| {
+            (self.decoder, self.resampler) = (Decoder::new(self.config), Resampler::default());
+            bail!("its decoder panicked")
+        })
+    }
+
+    fn decoded(&mut self, bytes: &mut Vec<u8>, side: u32) -> Result<RgbImage> {
         let header = header(bytes)?;
         let crop = Crop::centre(header.width, header.height);
         let region = self.decoder.decode(bytes, &header, crop, side)?;

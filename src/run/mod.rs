@@ -122,8 +122,8 @@ pub struct Surroundings<'a> {
 pub fn train(plan: &Plan, folder: &RunFolder, mut around: Surroundings) -> Result<Outcome> {
     let mut training = Training::take_up(plan, folder, &mut around)?;
     // A run that was killed between its checkpoint and its score owes the score still.
-    if training.owes_score()? {
-        training.score(&mut around)?;
+    if training.owes_score()? && !training.score(&mut around)? {
+        return Ok(Outcome::Stopped { steps: training.done() });
     }
     while let Some(stop) = plan.stops.after(training.done()) {
         let reached = training.train_until(stop.step, &mut around)?;
@@ -133,8 +133,8 @@ pub fn train(plan: &Plan, folder: &RunFolder, mut around: Surroundings) -> Resul
         if around.interrupted.load(Relaxed) && (!reached || stop.step < plan.steps || stop.score) {
             return Ok(Outcome::Stopped { steps: training.done() });
         }
-        if stop.score {
-            training.score(&mut around)?;
+        if stop.score && !training.score(&mut around)? {
+            return Ok(Outcome::Stopped { steps: training.done() });
         }
     }
     Ok(Outcome::Finished)

@@ -2,8 +2,9 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
@@ -11,12 +12,12 @@ use tokio::runtime::Handle;
 use super::exchange;
 use crate::config::{Plan, ScoreConfig};
 use crate::eval;
-use crate::eval::features::{Features, extract, for_each, pixels};
+use crate::eval::features::{Features, Rows, for_each, pixels};
 use crate::eval::knn::{KnnScore, Nearness, Votes, accuracy, standardise};
 use crate::eval::lidar::ViewFeatures;
 use crate::eval::scores::FeatureScores;
 use crate::model::{Encoder, WeightInit, weights};
-use crate::pipeline::{Counts, Pipeline, PipelineError, StreamConfig, StreamSpec};
+use crate::pipeline::{Counts, Pipeline, StreamConfig, StreamSpec};
 use crate::shard::ShardSet;
 use crate::telemetry::Telemetry;
 use crate::train::Uploader;
@@ -80,33 +81,41 @@ impl Scores {
     }
 }
 
+/// The user wants to leave: there are no scores.
+#[derive(Debug, thiserror::Error)]
+#[error("the scores were not taken, as the run was to stop; `saccade eval RUN` takes them")]
+pub struct Interrupted;
+
 /// Scores an encoder on the validation shards. `begun` holds the weights that the run began with where it did not draw
 /// them; `known`, taken under the same settings, saves taking the unchanging scores again.
 ///
 /// # Errors
-/// When the data fail, or the Plan has no validation shards.
+/// When the data fail, the Plan has no validation shards, or a score is no number; [`Interrupted`].
 pub fn scores(
-    plan: &Plan,
+    from: Extraction,
     step: u64,
     encoder: &Encoder,
     begun: Option<&Path>,
     known: Option<Scores>,
-    place: &Placement,
-    runtime: &Handle,
 ) -> Result<Scores> {
+    let plan = from.plan;
     let (Some(config), Some(validation)) = (&plan.config.score, &plan.validation) else {
-        anyhow::bail!("a score needs [score] and data.validation in the pipeline file");
+        bail!("a score needs [score] and data.validation in the pipeline file");
     };
-    let scorer = Scorer { plan, config, validation, place, runtime };
+    let scorer = Scorer { from, config, validation };
     let scores = scorer.target(step, encoder)?;
     let baselines = match known {
         Some(known) if known.has_baselines_of(&scores) => known.baselines,
         _ => Baselines {
-            knn_before_training: scorer.encoder(&encoder_before_training(plan, begun, place)?)?,
+            knn_before_training: scorer.encoder(&encoder_before_training(plan, begun, scorer.from.place)?)?,
             knn_raw_pixels: scorer.knn(plan.config.augment.size.min(MOST_RAW_SIDE), &pixels)?,
         },
     };
-    Ok(Scores { baselines, ..scores })
+    let scores = Scores { baselines, ..scores };
+    match scores.named().into_iter().find(|(_, score)| !score.is_finite()) {
+        Some((name, score)) => bail!("{name} is {score}: features are too large or too small to compare"),
+        None => Ok(scores),
+    }
 }
 
 /// The encoder that the run began with: drawn again from the seed, or the imported one.
@@ -122,21 +131,21 @@ fn encoder_before_training(plan: &Plan, begun: Option<&Path>, place: &Placement)
 }
 
 struct Scorer<'a> {
-    plan: &'a Plan,
+    from: Extraction<'a>,
     config: &'a ScoreConfig,
     validation: &'a Arc<ShardSet>,
-    place: &'a Placement,
-    runtime: &'a Handle,
 }
 
 impl Scorer<'_> {
     /// All scores of the target encoder, without the baselines.
     fn target(&self, step: u64, encoder: &Encoder) -> Result<Scores> {
         let encode = |images| encoder.pooled(images);
-        let [mut train, mut held_out] = self.splits(self.plan.config.augment.size, &encode)?;
-        let views = views(self.plan, self.validation, encode, self.place, self.runtime)?;
+        let Extraction { plan, place, stop, .. } = self.from;
+        let [mut train, mut held_out] = self.splits(plan.config.augment.size, &encode)?;
+        let views = self.from.views(self.validation, encode)?;
         let k = self.config.k;
-        let target = eval::scores::scores([&mut train, &mut held_out], &views, &[k], &self.place.device, |_| {});
+        let target = eval::scores::scores([&mut train, &mut held_out], &views, &[k], &place.device, stop, &mut |_| {})
+            .ok_or(Interrupted)?;
         let is_ours = |score: &&KnnScore| score.nearness == Nearness::Cosine && score.votes == Votes::Plain;
         let knn = target.knn.iter().find(is_ours).map_or(0.0, |score| score.accuracy);
         let baselines = Baselines { knn_before_training: 0.0, knn_raw_pixels: 0.0 };
@@ -145,76 +154,109 @@ impl Scorer<'_> {
     }
 
     fn encoder(&self, encoder: &Encoder) -> Result<f64> {
-        self.knn(self.plan.config.augment.size, &|images| encoder.pooled(images))
+        self.knn(self.from.plan.config.augment.size, &|images| encoder.pooled(images))
     }
 
     fn knn(&self, side: u32, encode: &dyn Fn(Tensor<4>) -> Tensor<2>) -> Result<f64> {
         let [mut train, mut held_out] = self.splits(side, encode)?;
         standardise(&mut train, &mut held_out);
-        Ok(accuracy(&train, &held_out, self.config.k, Nearness::Cosine, &self.place.device))
+        Ok(accuracy(&train, &held_out, self.config.k, Nearness::Cosine, &self.from.place.device))
     }
 
     fn splits(&self, side: u32, encode: &dyn Fn(Tensor<4>) -> Tensor<2>) -> Result<[Features; 2]> {
-        let train = self.features(&self.plan.train, self.config.train_samples, side, encode)?;
-        Ok([train, self.features(self.validation, None, side, encode)?])
+        let train = self.from.features(&self.from.plan.train, side, self.config.train_samples, encode)?;
+        Ok([train, self.from.features(self.validation, side, None, encode)?])
     }
+}
 
-    fn features(
+/// How samples become features: beside the training or without it.
+#[derive(Clone, Copy)]
+pub struct Extraction<'a> {
+    pub plan: &'a Plan,
+    pub place: &'a Placement,
+    pub runtime: &'a Handle,
+    /// Ends it with [`Interrupted`] once it is set.
+    pub stop: &'a AtomicBool,
+}
+
+impl Extraction<'_> {
+    /// Gives the features of whole images, batch by batch, in the listed order; of at most so many samples, evenly spread
+    /// over all.
+    ///
+    /// # Errors
+    /// When the data fail, or `take` does; [`Interrupted`].
+    pub fn for_each(
         &self,
         set: &Arc<ShardSet>,
-        most: Option<usize>,
         side: u32,
-        encode: &dyn Fn(Tensor<4>) -> Tensor<2>,
-    ) -> Result<Features> {
-        Ok(extract(batches(self.plan, set, side, most, self.place, self.runtime)?, encode)?)
+        most: Option<usize>,
+        encode: impl Fn(Tensor<4>) -> Tensor<2>,
+        take: impl FnMut(&Rows) -> Result<()>,
+    ) -> Result<()> {
+        self.run(set, self.plan.scoring(side, set.len(), most), encode, take)
     }
-}
 
-/// Whole images of a set where the model is, in the listed order; at most so many, evenly spread over all.
-///
-/// # Errors
-/// When the threads cannot be started.
-pub(super) fn batches(
-    plan: &Plan,
-    set: &Arc<ShardSet>,
-    side: u32,
-    most: Option<usize>,
-    place: &Placement,
-    runtime: &Handle,
-) -> Result<Uploader> {
-    apart(plan, set, plan.scoring(side, set.len(), most), place, runtime)
-}
+    /// Features of a set's labelled samples, as [`Self::for_each`] gives them.
+    ///
+    /// # Errors
+    /// When the data fail, when no sample has a label, or when a feature is no number; [`Interrupted`].
+    pub fn features(
+        &self,
+        set: &Arc<ShardSet>,
+        side: u32,
+        most: Option<usize>,
+        encode: impl Fn(Tensor<4>) -> Tensor<2>,
+    ) -> Result<Features> {
+        let mut features = Features::default();
+        self.for_each(set, side, most, encode, |rows| {
+            features.extend(rows);
+            Ok(())
+        })?;
+        if features.is_empty() {
+            let first = set.shards().first().map_or(String::new(), |shard| shard.path().display().to_string());
+            bail!(
+                "{first} and the other shards of the split: no sample has a label, and without nothing can be scored"
+            );
+        }
+        if let Some(place) = features.values.iter().position(|value| !value.is_finite()) {
+            let key = set.sample(features.samples[place / features.width]).key;
+            let value = features.values[place];
+            bail!("the encoder gives {value} for sample `{key}`, which is no number: its weights are spoilt");
+        }
+        Ok(features)
+    }
 
-/// Features of views, drawn as for training, of some of a set's samples.
-///
-/// # Errors
-/// When the data fail.
-pub(super) fn views(
-    plan: &Plan,
-    set: &Arc<ShardSet>,
-    encode: impl Fn(Tensor<4>) -> Tensor<2>,
-    place: &Placement,
-    runtime: &Handle,
-) -> Result<ViewFeatures> {
-    let batches = apart(plan, set, plan.viewing(set.len(), VIEWED_SAMPLES, VIEWS), place, runtime)?;
-    let mut views = ViewFeatures::default();
-    for_each(batches, encode, |rows| {
-        views.width = rows.width;
-        views.values.extend_from_slice(rows.values);
-        views.samples.extend_from_slice(rows.samples);
-        Ok::<(), PipelineError>(())
-    })?;
-    Ok(views)
-}
+    /// Features of views, drawn as for training, of some of a set's samples.
+    ///
+    /// # Errors
+    /// When the data fail; [`Interrupted`].
+    pub fn views(&self, set: &Arc<ShardSet>, encode: impl Fn(Tensor<4>) -> Tensor<2>) -> Result<ViewFeatures> {
+        let mut views = ViewFeatures::default();
+        self.run(set, self.plan.viewing(set.len(), VIEWED_SAMPLES, VIEWS), encode, |rows| {
+            views.width = rows.width;
+            views.values.extend_from_slice(rows.values);
+            views.samples.extend_from_slice(rows.samples);
+            Ok(())
+        })?;
+        Ok(views)
+    }
 
-/// A stream beside that of the training.
-fn apart(plan: &Plan, set: &Arc<ShardSet>, spec: StreamSpec, place: &Placement, runtime: &Handle) -> Result<Uploader> {
-    let steps = 0..(set.len() as u64 * VIEWS as u64).div_ceil(spec.batch as u64);
-    let side = spec.augment.size as usize;
-    // Its stages are not those of the training stream, whose metrics they would blur.
-    let apart = Telemetry::new("score");
-    // A bad sample is left out of a score; what was trained is judged by the run itself.
-    let stream = StreamConfig { max_bad_share: 1.0, ..plan.config.stream };
-    let pipeline = Pipeline::start(runtime, Arc::clone(set), spec, stream, steps, Counts::default(), &apart)?;
-    Ok(Uploader::start(pipeline, side, plan.config.pixels, place, &apart)?)
+    fn run(
+        &self,
+        set: &Arc<ShardSet>,
+        spec: StreamSpec,
+        encode: impl Fn(Tensor<4>) -> Tensor<2>,
+        mut take: impl FnMut(&Rows) -> Result<()>,
+    ) -> Result<()> {
+        let Self { plan, place, runtime, stop } = *self;
+        let steps = 0..(set.len() as u64 * VIEWS as u64).div_ceil(spec.batch as u64);
+        let side = spec.augment.size as usize;
+        // Its stages are not those of the training stream, whose metrics they would blur.
+        let apart = Telemetry::new("score");
+        // A bad sample is left out of a score; what was trained is judged by the run itself.
+        let stream = StreamConfig { max_bad_share: 1.0, ..plan.config.stream };
+        let pipeline = Pipeline::start(runtime, Arc::clone(set), spec, stream, steps, Counts::default(), &apart)?;
+        let batches = Uploader::start(pipeline, side, plan.config.pixels, place, &apart)?;
+        for_each(batches, encode, |rows| if stop.load(Relaxed) { Err(Interrupted.into()) } else { take(rows) })
+    }
 }

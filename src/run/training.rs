@@ -8,9 +8,10 @@ use anyhow::{Context, Result, bail};
 use burn::tensor::Tensor;
 
 use super::board::Board;
+use super::eval::Frozen;
 use super::folder::RunFolder;
 use super::records;
-use super::score::scores;
+use super::score::{Extraction, Interrupted, scores};
 use super::{Event, ProbeCount, StepLine, Surroundings, stream, trainer, uploaded};
 use crate::checkpoint::{self, Checkpoint, Position};
 use crate::config::Plan;
@@ -20,6 +21,7 @@ use crate::telemetry::{Activity, Gauge, Stage, Telemetry};
 use crate::train::collapse::{Kind, Output};
 use crate::train::device::Placement;
 use crate::train::probe::Probed;
+use crate::train::step::PROBE;
 use crate::train::step::TrainerState;
 use crate::train::upload::DeviceBatch;
 use crate::train::{Outputs, StepReport, Trainer, Uploader, Watch};
@@ -61,21 +63,28 @@ impl<'a> Training<'a> {
         let found = newest(folder, around)?;
         let start = folder.start().filter(|_| found.is_none());
         let mut trainer = trainer(plan, &place, start.as_deref())?;
+        // A run without a checkpoint has lost nothing yet.
+        let saved_at = found.as_ref().and_then(|found| found.path.metadata().ok()?.modified().ok());
+        let saved_at = saved_at.unwrap_or_else(SystemTime::now);
         let Position { step: done, counts, findings, .. } = match found {
-            Some(found) => restore(plan, found, &mut trainer, &place)?,
+            Some(found) => restore(plan, found, &mut trainer, &place, around)?,
             None => Position::default(),
         };
         folder.cut(done)?;
         folder.session(&records::session(done, &place.name))?;
         (around.tell)(Event::Started { plan, device: &place.name, from: done });
+        if let Some(why) = plan.without_probe() {
+            (around.tell)(Event::Notice(why));
+        }
         around.telemetry.set(Gauge::StepsPlanned, plan.steps as f64);
         around.telemetry.set(Gauge::Step, done as f64);
         around.telemetry.set(Gauge::BytesInFlightLimit, plan.bytes_in_flight as f64);
-        saved(plan, folder, done, around.telemetry);
+        saved(plan, folder, done, saved_at, around.telemetry);
+        // Draws the first batch, by a stream of its own: before that of the training takes the processors.
+        let board = plan.config.telemetry.tensorboard;
+        let board = board.then(|| Board::begin(folder.path(), plan, done, around)).transpose()?;
         let pipeline = stream(plan, done..plan.steps, counts, around.runtime, around.telemetry)?;
         let batches = uploaded(plan, pipeline, &place, around.telemetry)?;
-        let board = plan.config.telemetry.tensorboard;
-        let board = board.then(|| Board::begin(folder.path(), plan, done, around.runtime)).transpose()?;
         let (unread, last) = (VecDeque::new(), Instant::now());
         let taken_up = last;
         let watch = Watch::new(plan.config.train.batch, findings);
@@ -200,7 +209,9 @@ impl<'a> Training<'a> {
         let meter = around.telemetry.stage(Stage::Checkpoint);
         let _busy = meter.spell(Activity::Busy);
         let state = self.trainer.state()?;
-        if let Some((name, _)) = state.weights.iter().find(|(_, array)| array.values.iter().any(|x| !x.is_finite())) {
+        // Nothing of the online probe reaches the encoder, so that it cannot spoil a run.
+        let mut ours = state.weights.iter().filter(|(name, _)| !name.starts_with(PROBE));
+        if let Some((name, _)) = ours.find(|(_, array)| array.values.iter().any(|x| !x.is_finite())) {
             let step = self.done - 1;
             bail!(
                 "step {step}: {name} is not finite after the update; lower train.learning_rate or set train.clip_norm"
@@ -220,7 +231,7 @@ impl<'a> Training<'a> {
         checkpoint::save(&self.folder.checkpoints(), &position, &state.weights, self.plan.config.checkpoint.keep)?;
         self.saved = self.done;
         meter.samples(1);
-        saved(self.plan, self.folder, self.done, around.telemetry);
+        saved(self.plan, self.folder, self.done, SystemTime::now(), around.telemetry);
         (around.tell)(Event::Saved { step: self.done });
         self.note_stages(around)
     }
@@ -229,29 +240,39 @@ impl<'a> Training<'a> {
         self.folder.stages(&records::stages(around.telemetry, self.done, self.taken_up.elapsed()))
     }
 
-    pub fn score(&mut self, around: &mut Surroundings) -> Result<()> {
+    /// Takes the scores; false when the user asked to stop before they were taken.
+    pub fn score(&mut self, around: &mut Surroundings) -> Result<bool> {
         let busy = around.telemetry.stage(Stage::Eval).spell(Activity::Busy);
         let known = self.folder.last_scores()?;
         let begun = self.folder.start();
         let target = self.trainer.target();
-        let scores = scores(self.plan, self.done, target, begun.as_deref(), known, &self.place, around.runtime)?;
+        let (plan, place, runtime) = (self.plan, &self.place, around.runtime);
+        let from = Extraction { plan, place, runtime, stop: around.interrupted };
+        let scores = match scores(from, self.done, target, begun.as_deref(), known) {
+            Err(error) if error.is::<Interrupted>() => {
+                (around.tell)(Event::Notice(error.to_string()));
+                return Ok(false);
+            }
+            scores => scores?,
+        };
         for (name, value) in scores.named() {
             around.telemetry.set_score(name, value);
         }
         self.folder.scores(&scores)?;
         if let Some(board) = &mut self.board {
-            board.scored(&scores, self.plan, target, &self.place)?;
+            board.scored(&scores, &Frozen::of(plan, self.done, target, place), around)?;
         }
         (around.tell)(Event::Scored(&scores));
         drop(busy);
-        self.note_stages(around)
+        self.note_stages(around)?;
+        Ok(true)
     }
 }
 
 /// What alerts need to know: when the run was last safe, and whether there is room for the rest of it.
-fn saved(plan: &Plan, folder: &RunFolder, done: u64, telemetry: &Telemetry) {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    telemetry.set(Gauge::CheckpointTime, now.as_secs_f64());
+fn saved(plan: &Plan, folder: &RunFolder, done: u64, at: SystemTime, telemetry: &Telemetry) {
+    let at = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    telemetry.set(Gauge::CheckpointTime, at.as_secs_f64());
     telemetry.set(Gauge::DiskNeeded, plan.disk_bytes_after(done) as f64);
     // Where the system does not tell, there is no alert.
     telemetry.set(Gauge::DiskFree, free_bytes(folder.path()).map_or(f64::INFINITY, |bytes| bytes as f64));
@@ -271,7 +292,13 @@ fn newest(folder: &RunFolder, around: &mut Surroundings) -> Result<Option<Checkp
 }
 
 /// Puts a checkpoint into the trainer; gives where it stands.
-fn restore(plan: &Plan, found: Checkpoint, trainer: &mut Trainer, place: &Placement) -> Result<Position> {
+fn restore(
+    plan: &Plan,
+    found: Checkpoint,
+    trainer: &mut Trainer,
+    place: &Placement,
+    around: &mut Surroundings,
+) -> Result<Position> {
     let Checkpoint { path, position, weights } = found;
     if position.course != plan.course() {
         bail!("{}: was made under other settings; resume with the run's own", path.display());
@@ -281,6 +308,10 @@ fn restore(plan: &Plan, found: Checkpoint, trainer: &mut Trainer, place: &Placem
     }
     let state = TrainerState { weights, updates: position.updates.clone() };
     trainer.restore(state, &place.device).with_context(|| path.display().to_string())?;
+    if position.step > 0 && trainer.has_new_probe() {
+        let path = path.display();
+        (around.tell)(Event::Notice(format!("{path}: holds no online probe, which begins afresh; all else goes on")));
+    }
     Ok(position)
 }
 

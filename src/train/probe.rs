@@ -3,6 +3,8 @@
 //!
 //! One sample in ten is never fitted to, in any epoch, and only these are scored.
 
+use std::sync::Arc;
+
 use burn::tensor::activation::softmax;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
@@ -18,19 +20,45 @@ const EPSILON: f64 = 1e-8;
 /// Names of what is kept of it.
 const KEPT: [&str; 3] = ["weights", "moment1", "moment2"];
 
+/// Weights of a probe at most: those of 20,000 labels and a giant ViT's features. With the moments, 400 MB.
+const MOST_WEIGHTS: usize = 1 << 25;
+
 /// What a probe is built from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProbeConfig {
     /// Features of an image.
-    pub width: usize,
-    /// Labels are below it.
-    pub classes: usize,
+    width: usize,
+    /// What is told apart, in order.
+    labels: Arc<[u32]>,
+}
+
+impl ProbeConfig {
+    /// Labels may be any numbers, each once and in order; `None` without any, or where they are too many.
+    pub fn new(width: usize, labels: Vec<u32>) -> Option<Self> {
+        let fits = !labels.is_empty() && (width + 1).saturating_mul(labels.len()) <= MOST_WEIGHTS;
+        fits.then(|| Self { width, labels: labels.into() })
+    }
+
+    fn shape(&self) -> [usize; 2] {
+        [self.width + 1, self.labels.len()]
+    }
+
+    /// Numbers of weights and moments.
+    pub fn numbers(&self) -> u64 {
+        let [rows, columns] = self.shape();
+        KEPT.len() as u64 * (rows * columns) as u64
+    }
+
+    fn place(&self, label: u32) -> Option<i32> {
+        self.labels.binary_search(&label).ok().map(|place| place as i32)
+    }
 }
 
 /// The classifier and its optimizer.
 #[derive(Clone, Debug)]
 pub struct OnlineProbe {
-    /// `[width + 1, classes]`, the last row being the shift; then its first and second moments.
+    config: ProbeConfig,
+    /// `[width + 1, labels]`, the last row being the shift; then its first and second moments.
     kept: [Tensor<2>; 3],
     updates: usize,
 }
@@ -44,8 +72,8 @@ pub struct Probed {
 
 impl OnlineProbe {
     pub fn new(config: ProbeConfig, device: &Device) -> Self {
-        let zeros = || Tensor::zeros([config.width + 1, config.classes], device);
-        Self { kept: [zeros(), zeros(), zeros()], updates: 0 }
+        let zeros = || Tensor::zeros(config.shape(), device);
+        Self { kept: [zeros(), zeros(), zeros()], updates: 0, config }
     }
 
     /// Scores a batch, then learns from it; `None` where none of its samples is scored.
@@ -58,23 +86,24 @@ impl OnlineProbe {
         let [_, classes] = self.kept[0].dims();
         let device = features.device();
         let held_out: Vec<bool> = samples.iter().map(|&sample| is_scored(sample)).collect();
+        let places: Vec<i32> =
+            labels.iter().map(|label| label.and_then(|label| self.config.place(label)).unwrap_or(-1)).collect();
         let with_label = |scored: bool| {
-            let is_in = |(label, held_out): (&Option<u32>, &bool)| label.is_some() && *held_out == scored;
-            let flags: Vec<f32> = labels.iter().zip(&held_out).map(|row| if is_in(row) { 1.0 } else { 0.0 }).collect();
+            let is_in = |(place, held_out): (&i32, &bool)| *place >= 0 && *held_out == scored;
+            let flags: Vec<f32> = places.iter().zip(&held_out).map(|row| if is_in(row) { 1.0 } else { 0.0 }).collect();
             let count = flags.iter().filter(|&&flag| flag > 0.0).count();
             (Tensor::<2>::from_data(TensorData::new(flags, [rows, 1]), &device), count)
         };
         let (scored, of) = with_label(true);
         let (fitted, count) = with_label(false);
-        let numbers: Vec<i32> = labels.iter().map(|label| label.map_or(-1, |label| label as i32)).collect();
-        let numbers = Tensor::<2, Int>::from_data(TensorData::new(numbers, [rows, 1]), &device);
+        let places = Tensor::<2, Int>::from_data(TensorData::new(places.clone(), [rows, 1]), &device);
 
         let inputs = Tensor::cat(vec![features, Tensor::ones([rows, 1], &device)], 1);
         let says = inputs.clone().matmul(self.kept[0].clone());
-        let right = says.clone().argmax(1).equal(numbers.clone()).float() * scored;
+        let right = says.clone().argmax(1).equal(places.clone()).float() * scored;
         if count > 0 {
             let ours = Tensor::<1, Int>::arange(0..classes as i64, &device).reshape([1, classes]);
-            let wanted = numbers.expand([rows, classes]).equal(ours.expand([rows, classes])).float();
+            let wanted = places.expand([rows, classes]).equal(ours.expand([rows, classes])).float();
             let off = (softmax(says, 1) - wanted) * fitted / count as f64;
             self.learn(inputs.transpose().matmul(off));
         }
@@ -117,7 +146,7 @@ impl OnlineProbe {
         updates: usize,
         device: &Device,
     ) -> Result<Self, WeightsError> {
-        let needed = [config.width + 1, config.classes];
+        let needed = config.shape();
         let mut take = |name: &str| {
             let full = format!("probe.{name}");
             match weights.remove(name) {
@@ -129,7 +158,7 @@ impl OnlineProbe {
             }
         };
         let [weights, first, second] = KEPT;
-        Ok(Self { kept: [take(weights)?, take(first)?, take(second)?], updates })
+        Ok(Self { kept: [take(weights)?, take(first)?, take(second)?], updates, config })
     }
 }
 

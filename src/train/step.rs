@@ -21,7 +21,7 @@ use crate::model::weights::{self, Weights, WeightsError};
 use crate::model::{Encoder, Projector};
 
 /// What the names of the online probe's arrays begin with.
-const PROBE: &str = "probe.";
+pub const PROBE: &str = "probe.";
 
 /// How a step is made.
 #[derive(Clone, Debug)]
@@ -128,10 +128,15 @@ impl Trainer {
         })
     }
 
+    /// Whether there are labels to learn of which the online probe has not seen any.
+    pub fn has_new_probe(&self) -> bool {
+        self.config.probe.is_some() && self.probe.is_none()
+    }
+
     /// Lets the online probe score the batch and learn from it.
     fn probed(&mut self, features: &Tensor<2>, batch: &DeviceBatch) -> Option<Probed> {
-        let config = self.config.probe?;
-        let probe = self.probe.get_or_insert_with(|| OnlineProbe::new(config, &features.device()));
+        let config = self.config.probe.as_ref()?;
+        let probe = self.probe.get_or_insert_with(|| OnlineProbe::new(config.clone(), &features.device()));
         probe.step(features.clone(), &batch.labels, &batch.samples)
     }
 
@@ -218,7 +223,7 @@ impl Trainer {
         Ok(TrainerState { weights: state, updates })
     }
 
-    /// Goes on from a state that [`Self::state`] gave.
+    /// Goes on from a state that [`Self::state`] gave. Without an online probe in it, that begins afresh.
     ///
     /// # Errors
     /// When a tensor is missing, unknown or of another shape; the trainer is then to be thrown away.
@@ -226,7 +231,8 @@ impl Trainer {
         let TrainerState { mut weights, mut updates } = state;
         let probe = weights::take_prefix(&mut weights, PROBE);
         let probe_updates = updates.remove(PROBE).unwrap_or(0);
-        let restored = self.config.probe.map(|config| OnlineProbe::restore(config, probe, probe_updates, device));
+        let config = self.config.probe.clone().filter(|_| !probe.is_empty());
+        let restored = config.map(|config| OnlineProbe::restore(config, probe, probe_updates, device));
         self.probe = restored.transpose()?;
         let target = weights::take_prefix(&mut weights, "target.");
         let target_projector = weights::take_prefix(&mut weights, "target_projector.");

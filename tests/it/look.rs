@@ -85,6 +85,8 @@ fn lidar_of_too_little_is_none() {
     assert_eq!(lidar(&ViewFeatures::default()), None);
     let single = ViewFeatures { values: vec![1.0, 2.0], width: 1, samples: vec![0, 1] };
     assert_eq!(lidar(&single), None, "one view of each tells nothing of how views differ");
+    let still = ViewFeatures { values: vec![1.0, 1.0, 2.0, 2.0], width: 1, samples: vec![0, 0, 1, 1] };
+    assert_eq!(lidar(&still), None, "views that do not differ leave nothing to compare with");
     let same = ViewFeatures { values: vec![1.0; 8], width: 2, samples: vec![0, 0, 1, 1] };
     assert_eq!(lidar(&same), None, "samples that are all the same have no directions");
     let spoilt = ViewFeatures { values: vec![1.0, f32::NAN, 2.0, 3.0], width: 1, samples: vec![0, 0, 1, 1] };
@@ -95,15 +97,17 @@ fn lidar_of_too_little_is_none() {
 /// wrong there, it is wrong on all of them.
 #[test]
 fn online_probe_learns_from_nine_in_ten_and_is_scored_on_the_tenth() {
-    let config = ProbeConfig { width: 2, classes: 3 };
+    let config = ProbeConfig::new(2, vec![0, 1, 4_000_000_000]).unwrap();
     for lie in [false, true] {
-        let mut probe = OnlineProbe::new(config, &Device::flex());
+        let mut probe = OnlineProbe::new(config.clone(), &Device::flex());
         let (mut right, mut of) = (0.0, 0);
         for step in 0..60u32 {
             let samples: Vec<u32> = (step * 50..(step + 1) * 50).collect();
             let cloud = |sample: u32| sample / 3 % 2;
             let values: Vec<f32> = samples.iter().flat_map(|&sample| [2.0 * cloud(sample) as f32 - 1.0, 0.3]).collect();
-            let label = |&sample: &u32| if lie && is_scored(sample) { 1 - cloud(sample) } else { cloud(sample) };
+            let told = |sample: u32| if lie && is_scored(sample) { 1 - cloud(sample) } else { cloud(sample) };
+            // Labels are any numbers.
+            let label = |&sample: &u32| told(sample) * 4_000_000_000;
             let mut labels: Vec<Option<u32>> = samples.iter().map(|sample| Some(label(sample))).collect();
             // Samples without a label are neither learnt from nor scored.
             labels[7] = None;
@@ -124,7 +128,7 @@ fn online_probe_learns_from_nine_in_ten_and_is_scored_on_the_tenth() {
 
 #[test]
 fn online_probe_goes_on_exactly_from_its_state() {
-    let config = ProbeConfig { width: 3, classes: 2 };
+    let config = ProbeConfig::new(3, vec![0, 1]).unwrap();
     let device = Device::flex();
     let batch = |step: u32| {
         let mut draws = Draws::new(5, 0, u64::from(step), Purpose::Crop);
@@ -138,13 +142,13 @@ fn online_probe_goes_on_exactly_from_its_state() {
             drop(probe.step(features, &labels, &samples));
         }
     };
-    let mut whole = OnlineProbe::new(config, &device);
+    let mut whole = OnlineProbe::new(config.clone(), &device);
     go(&mut whole, 0..20);
-    let mut half = OnlineProbe::new(config, &device);
+    let mut half = OnlineProbe::new(config.clone(), &device);
     go(&mut half, 0..9);
     let (weights, updates) = half.state().unwrap();
     assert_eq!(updates, 9);
-    let mut rest = OnlineProbe::restore(config, weights.clone(), updates, &device).unwrap();
+    let mut rest = OnlineProbe::restore(config.clone(), weights.clone(), updates, &device).unwrap();
     go(&mut rest, 9..20);
     assert_eq!(rest.state().unwrap(), whole.state().unwrap());
     // What is missing or of another shape is named.
@@ -152,7 +156,8 @@ fn online_probe_goes_on_exactly_from_its_state() {
     lacking.remove("moment2");
     let said = OnlineProbe::restore(config, lacking, 9, &device).unwrap_err().to_string();
     assert!(said.contains("probe.moment2"), "{said}");
-    let said = OnlineProbe::restore(ProbeConfig { classes: 5, ..config }, weights, 9, &device).unwrap_err().to_string();
+    let more = ProbeConfig::new(3, vec![0, 1, 2, 3, 4]).unwrap();
+    let said = OnlineProbe::restore(more, weights, 9, &device).unwrap_err().to_string();
     assert!(said.contains("probe.weights") && said.contains("[4, 5]"), "{said}");
 }
 

@@ -1,16 +1,23 @@
 //! Runs from beginning to end: killed, stopped, damaged and taken up again.
 
-use std::fs;
-use std::io::{BufRead, BufReader, Lines};
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Lines, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::OnceLock;
+use std::sync::atomic::AtomicBool;
 
+use saccade::checkpoint::{self, Checkpoint};
+use saccade::config::{Plan, RunConfig};
 use saccade::draws::{Draws, Purpose};
+use saccade::run;
+use saccade::run::score::{Extraction, Interrupted, scores};
+use saccade::shard::Cache;
+use saccade::shard::write::ShardWriter;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::saccade::{Said, at, checkpoints, column, finish, last_arrays, saccade, small, temporary};
+use crate::saccade::{Said, at, checkpoints, column, finish, last_arrays, root, saccade, small, temporary};
 
 const QUICKSTART: &str = "pipelines/quickstart.toml";
 const STEPS: u64 = 187;
@@ -112,6 +119,75 @@ fn run_leaves_event_files_where_they_are_asked_for() {
         assert!(holds(name.as_bytes()), "no {name} in {}", files[0].display());
     }
     assert!(!undisturbed_run().join("tensorboard").exists(), "nobody asked");
+}
+
+/// The six pictures are of every other image, all of which are cut short; scores are taken of the rest.
+#[test]
+fn picture_that_cannot_be_drawn_ends_no_run() {
+    let folder = temporary();
+    let shard = folder.path().join("half.tar");
+    let mut writer = ShardWriter::create(&shard, false).unwrap();
+    let mut whole = tar::Archive::new(File::open(root().join("shards/fashion-validation-000000.tar")).unwrap());
+    for (number, member) in whole.entries().unwrap().take(24).enumerate() {
+        let mut member = member.unwrap();
+        let name = member.path().unwrap().display().to_string();
+        let (key, extension) = name.split_once('.').unwrap();
+        let mut bytes = Vec::new();
+        member.read_to_end(&mut bytes).unwrap();
+        if extension == "jpg" && number % 4 < 2 {
+            bytes.truncate(40);
+        }
+        writer.add(key, extension, &bytes).unwrap();
+    }
+    writer.finish(&Cache::from_env()).unwrap();
+    let out = folder.path().join("run");
+    let held_out = format!("data.validation=\"{}\"", shard.display());
+    let few = ["telemetry.tensorboard=true", "train.epochs=0.1", &held_out];
+    let said = finish(small(&mut saccade(&["train", QUICKSTART, "--out", at(&out)]), &few), 0);
+    assert!(said.err.contains("no picture `attention` for TensorBoard: none of 6 held-out images"), "{}", said.err);
+    let scores: Value = serde_json::from_slice(&fs::read(out.join("scores.json")).unwrap()).unwrap();
+    assert_eq!(scores[0]["validation_samples"], 6);
+}
+
+/// Builds of before there was one have left such checkpoints. What is there in part is damage.
+#[test]
+fn run_without_an_online_probe_in_its_checkpoint_goes_on_with_a_new_one() {
+    let folder = temporary();
+    let run = folder.path().join("run");
+    copy(&undisturbed_run(), &run);
+    fs::remove_dir_all(checkpoints(&run).pop().unwrap()).unwrap();
+    let strip = |name: &str| {
+        let Checkpoint { mut position, mut weights, .. } = checkpoint::read(&checkpoints(&run).pop().unwrap()).unwrap();
+        weights.retain(|key, _| !key.starts_with(name));
+        position.updates.remove(name);
+        checkpoint::save(&run.join("checkpoints"), &position, &weights, 3).unwrap();
+    };
+    strip("probe.moment1");
+    let said = finish(&mut saccade(&["train", "--resume", at(&run)]), 1);
+    assert!(said.err.contains("probe.moment1"), "{}", said.err);
+    strip("probe.");
+    let said = resume(&run);
+    assert!(said.err.contains("holds no online probe, which begins afresh"), "{}", said.err);
+    let ours = |run: &Path| {
+        let mut weights = checkpoint::read(&checkpoints(run).pop().unwrap()).unwrap().weights;
+        weights.retain(|key, _| !key.starts_with("probe."));
+        weights
+    };
+    assert!(ours(&run) == ours(&undisturbed_run()), "the probe has no part in what is trained");
+}
+
+/// The stop comes from a signal, which would have to hit the moment.
+#[test]
+fn scores_end_when_the_run_is_to_stop() {
+    let config = RunConfig::read(&root().join(QUICKSTART), &["train.batch=32".into()]).unwrap();
+    let plan = Plan::new(config).unwrap();
+    let place = plan.config.device.open().unwrap();
+    let trainer = run::trainer(&plan, &place, None).unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let stop = AtomicBool::new(true);
+    let from = Extraction { plan: &plan, place: &place, runtime: runtime.handle(), stop: &stop };
+    let error = scores(from, 0, trainer.target(), None, None).unwrap_err();
+    assert!(error.is::<Interrupted>(), "{error:#}");
 }
 
 #[test]

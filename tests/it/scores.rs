@@ -1,13 +1,15 @@
 //! kNN and the linear probe against scikit-learn, and on points whose neighbours are known; dimensions of sets whose
 //! dimension is known.
 
+use std::sync::atomic::AtomicBool;
+
 use burn::tensor::Device;
 use saccade::checkpoint::read_arrays;
 use saccade::draws::{Draws, Purpose};
 use saccade::eval::dimension::correlation_dimension;
 use saccade::eval::features::Features;
 use saccade::eval::knn::{Nearness, Votes, accuracies, accuracy, nearest, standardise};
-use saccade::eval::probe::probe;
+use saccade::eval::probe::{self, ProbeScore};
 use serde_json::Value;
 
 use crate::reference;
@@ -46,7 +48,7 @@ fn euclidean_neighbours_agree_with_scikit_learn() {
 fn linear_probe_agrees_with_scikit_learn() {
     let (train, test, expected) = digits();
     let share = expected["logistic_regression"].as_f64().unwrap();
-    let ours = probe(&train, &test, &Device::flex()).unwrap();
+    let ours = probe(&train, &test).unwrap();
     assert!((ours.top1 - share).abs() <= 0.005, "{} here, {share} in scikit-learn", ours.top1);
     assert!(ours.converged && ours.top1_train >= ours.top1 && ours.top5 > ours.top1, "{ours:?}");
 }
@@ -57,11 +59,21 @@ fn linear_probe_finds_a_line_and_never_a_label_that_it_was_not_taught() {
     // Labels are any numbers of 32 bits, and cost no more for being large.
     let train = points(&[([-1.0, 0.5], 1), ([-0.5, -0.5], 1), ([0.5, 0.5], u32::MAX), ([1.0, -0.5], u32::MAX)]);
     let held_out = points(&[([-0.8, 0.0], 1), ([0.8, 0.0], u32::MAX), ([0.8, 0.0], 7), ([0.7, 9.0], 1)]);
-    let score = probe(&train, &held_out, &Device::flex()).unwrap();
+    let score = probe(&train, &held_out).unwrap();
     assert_eq!((score.top1_train, score.top1), (1.0, 0.5), "{score:?}");
     // Both labels are among the five best, but 7 is none of them.
     assert_eq!(score.top5, 0.75, "{score:?}");
-    assert!(probe(&Features::default(), &held_out, &Device::flex()).is_none());
+    assert!(probe(&Features::default(), &held_out).is_none());
+}
+
+fn probe(train: &Features, held_out: &Features) -> Option<ProbeScore> {
+    probe::probe(train, held_out, &Device::flex(), &AtomicBool::new(false))
+}
+
+#[test]
+fn linear_probe_ends_without_a_score_when_it_is_told_to() {
+    let (train, test, _) = digits();
+    assert_eq!(probe::probe(&train, &test, &Device::flex(), &AtomicBool::new(true)), None);
 }
 
 fn points(rows: &[([f32; 2], u32)]) -> Features {
@@ -113,15 +125,15 @@ fn linear_probe_sees_through_features_that_say_nothing() {
         samples: (0..count).collect(),
     };
     let collapsed = of(vec![0.0; 400 * 8], 8, 400);
-    let score = probe(&collapsed, &collapsed, &Device::flex()).unwrap();
+    let score = probe(&collapsed, &collapsed).unwrap();
     assert_eq!((score.top1, score.converged), (0.25, true), "{score:?}");
     // Two directions, each five times over.
     let place = |number: u32| [f32::from(u8::from(number % 4 >= 2)) - 0.5, f32::from((number % 2) as u8) - 0.5];
     let repeated = of((0..400).flat_map(|number| [place(number); 5].concat()).collect(), 10, 400);
-    let score = probe(&repeated, &repeated, &Device::flex()).unwrap();
+    let score = probe(&repeated, &repeated).unwrap();
     assert_eq!((score.top1, score.converged), (1.0, true), "{score:?}");
     let one = of(vec![1.0], 1, 1);
-    assert!(probe(&one, &one, &Device::flex()).unwrap().converged);
+    assert!(probe(&one, &one).unwrap().converged);
 }
 
 #[test]
