@@ -70,6 +70,11 @@ impl ConvNextConfig {
         self.stages().skip(1).fold(first, |side, _| side / REDUCTION)
     }
 
+    /// Pixels a side that the last feature map stands for, from the upper left corner on.
+    pub fn covered(&self) -> usize {
+        self.stages().skip(1).fold(self.grid() * self.stem, |side, _| side * REDUCTION)
+    }
+
     /// Says why no encoder can be built from this, if so.
     ///
     /// # Errors

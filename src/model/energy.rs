@@ -106,13 +106,14 @@ impl EnergyTransformer {
         (self.norm.forward(tokens), energies)
     }
 
-    /// The same, and what attention weighs the patches with at each iteration.
+    /// The same of all patches, and what attention weighs them with at each iteration.
     ///
     /// # Shapes
     /// - weights: `[batch, heads, patches, patches]` each, rows are queries and add up to 1
-    pub fn forward_attending(&self, images: Tensor<4>) -> (Tensor<3>, Vec<Tensor<4>>) {
-        let (tokens, weights) = self.block.forward_attending(self.tokens(images, None));
-        (self.norm.forward(tokens), weights)
+    /// - energy: `[batch, iterations + 1]`
+    pub fn forward_attending(&self, images: Tensor<4>) -> (Tensor<3>, Vec<Tensor<4>>, Tensor<2>) {
+        let (tokens, weights, energies) = self.block.forward_attending(self.tokens(images, None));
+        (self.norm.forward(tokens), weights, energies)
     }
 
     fn tokens(&self, images: Tensor<4>, choice: Option<&Choice>) -> Tensor<3> {

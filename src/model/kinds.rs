@@ -58,6 +58,15 @@ impl EncoderConfig {
         }
     }
 
+    /// Pixels a side that the tokens stand for, from the upper left corner on: all of them, unless a ConvNeXt's strides
+    /// leave some over.
+    pub fn covered(&self) -> usize {
+        match self {
+            Self::Vit(_) | Self::Energy(_) => self.image(),
+            Self::ConvNext(config) => config.covered(),
+        }
+    }
+
     /// Layers that attend, and heads of each: blocks of a ViT, iterations of an Energy Transformer.
     pub fn attention(&self) -> (usize, usize) {
         match self {
@@ -153,17 +162,26 @@ impl Encoder {
         Some(Tensor::cat(outputs.into_iter().map(|tokens| tokens.mean_dim(1).squeeze_dim(1)).collect(), 1))
     }
 
-    /// The encoded patches, and what attention weighs them with: block by block of a ViT, iteration by iteration of an
-    /// Energy Transformer; a ConvNeXt has none.
+    /// All that is looked at, in one pass.
     ///
     /// # Shapes
     /// - `images`: `[batch, 3, side, side]`
-    /// - output: `[batch, patches, width]`; `[batch, heads, patches, patches]` each, rows are queries and add up to 1
-    pub fn forward_attending(&self, images: Tensor<4>) -> (Tensor<3>, Vec<Tensor<4>>) {
+    pub fn look(&self, images: Tensor<4>) -> Seen {
+        let mean = |features: &Tensor<3>| -> Tensor<2> { features.clone().mean_dim(1).squeeze_dim(1) };
         match self {
-            Self::Vit(encoder) => encoder.forward_attending(images),
-            Self::Energy(encoder) => encoder.forward_attending(images),
-            Self::ConvNext(encoder) => (encoder.forward(images), Vec::new()),
+            Self::Vit(encoder) => {
+                let (features, attention) = encoder.forward_attending(images);
+                Seen { pooled: mean(&features), features, attention, energies: None }
+            }
+            Self::Energy(encoder) => {
+                let (features, attention, energies) = encoder.forward_attending(images);
+                Seen { pooled: mean(&features), features, attention, energies: Some(energies) }
+            }
+            Self::ConvNext(encoder) => {
+                let map = encoder.feature_map(images);
+                let pooled = encoder.norm.forward(mean(&map));
+                Seen { pooled, features: encoder.norm.forward(map), attention: Vec::new(), energies: None }
+            }
         }
     }
 
@@ -178,6 +196,19 @@ impl Encoder {
             Self::Vit(_) | Self::ConvNext(_) => None,
         }
     }
+}
+
+/// What an encoder makes of images, and how it came to it.
+pub struct Seen {
+    /// The encoded patches, `[batch, patches, width]`.
+    pub features: Tensor<3>,
+    /// As [`Encoder::pooled`] gives it, `[batch, width]`.
+    pub pooled: Tensor<2>,
+    /// What attention weighs the patches with, `[batch, heads, patches, patches]` each: block by block of a ViT,
+    /// iteration by iteration of an Energy Transformer; a ConvNeXt has none. Rows are queries and add up to 1.
+    pub attention: Vec<Tensor<4>>,
+    /// As [`Encoder::energies`] gives them, `[batch, iterations + 1]`.
+    pub energies: Option<Tensor<2>>,
 }
 
 /// What a predictor of patches is built from.

@@ -19,7 +19,7 @@ pub mod torchvision;
 pub use convnext::{ConvNext, ConvNextConfig, ConvNextSize};
 pub use energy::{EnergyConfig, EnergyPredictor, EnergyPredictorConfig, EnergyTransformer, Memory};
 pub use init::{FirstWeights, WeightInit};
-pub use kinds::{Encoder, EncoderConfig, PatchPredictor, PatchPredictorConfig};
+pub use kinds::{Encoder, EncoderConfig, PatchPredictor, PatchPredictorConfig, Seen};
 pub use patch::{Choice, Lookup};
 pub use predictor::{Predictor, PredictorConfig};
 pub use shift::{Projector, ProjectorConfig, ShiftPredictorConfig, ShiftReaderConfig};

@@ -121,8 +121,12 @@ impl Frozen {
     /// - `images`: `[batch, 3, side, side]`
     /// - output: `[batch, features]`
     pub(super) fn encode(&self, images: Tensor<4>) -> Tensor<2> {
-        let of_last = (self.pooling == Pooling::LastFour).then(|| self.encoder.pooled_of_last(images.clone(), LAST));
-        of_last.flatten().unwrap_or_else(|| self.encoder.pooled(images))
+        self.last_four(&images).unwrap_or_else(|| self.encoder.pooled(images))
+    }
+
+    /// What [`Pooling::LastFour`] makes of images, where that is asked for.
+    pub(super) fn last_four(&self, images: &Tensor<4>) -> Option<Tensor<2>> {
+        if self.pooling == Pooling::LastFour { self.encoder.pooled_of_last(images.clone(), LAST) } else { None }
     }
 
     /// The shards of a split.

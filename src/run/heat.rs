@@ -46,6 +46,7 @@ pub fn draw(frozen: &Frozen, images: usize) -> Result<Drawn> {
     let side = frozen.plan.config.augment.size;
     let scale = LEAST_SIDE.div_ceil(side);
     let cell = side * scale + GAP;
+    let covers = frozen.plan.models.encoder.covered() as u32 * scale;
     let count = images.min(set.len());
     let mut views = Views::new(&frozen.plan);
     let mut rows = Vec::with_capacity(count);
@@ -66,7 +67,7 @@ pub fn draw(frozen: &Frozen, images: usize) -> Result<Drawn> {
     let mut picture = RgbImage::from_pixel(columns * cell + GAP, rows.len() as u32 * cell + GAP, BACKGROUND);
     for (row, (view, maps)) in (0..).zip(&rows) {
         let whole = imageops::resize(view, side * scale, side * scale, imageops::FilterType::Nearest);
-        let tiles = std::iter::once(whole.clone()).chain(maps.iter().map(|map| covered(&whole, map)));
+        let tiles = std::iter::once(whole.clone()).chain(maps.iter().map(|map| covered(&whole, map, covers)));
         for (column, tile) in (0..).zip(tiles) {
             imageops::replace(&mut picture, &tile, i64::from(GAP + column * cell), i64::from(GAP + row * cell));
         }
@@ -109,13 +110,17 @@ fn mean_of_rows(map: &[f32], patches: usize) -> Vec<f32> {
     mean
 }
 
-/// An image under the colours of a map, from the map's least to its greatest.
-fn covered(whole: &RgbImage, map: &[f32]) -> RgbImage {
+/// An image under the colours of a map, from the map's least to its greatest. The map `covers` so many pixels a side, from
+/// the upper left corner on; what is beyond them stays as it is.
+pub fn covered(whole: &RgbImage, map: &[f32], covers: u32) -> RgbImage {
     let side = map.len().isqrt().max(1) as u32;
     let least = map.iter().copied().fold(f32::INFINITY, f32::min);
     let span = map.iter().copied().fold(f32::NEG_INFINITY, f32::max) - least;
     RgbImage::from_fn(whole.width(), whole.height(), |x, y| {
-        let (column, row) = (x * side / whole.width(), y * side / whole.height());
+        if x >= covers || y >= covers {
+            return *whole.get_pixel(x, y);
+        }
+        let (column, row) = (x * side / covers, y * side / covers);
         let value = map.get((row * side + column) as usize).copied().unwrap_or(least);
         let colour = viridis(if span > 0.0 { (value - least) / span } else { 0.0 });
         let Rgb(beneath) = *whole.get_pixel(x, y);

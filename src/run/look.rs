@@ -8,6 +8,7 @@ use image::RgbImage;
 
 use super::eval::Frozen;
 use crate::config::Plan;
+use crate::model::{EncoderConfig, Seen};
 use crate::pipeline::augment::Crop;
 use crate::pipeline::decode::{Decoder, header};
 use crate::pipeline::jpeg::DecodeConfig;
@@ -15,7 +16,7 @@ use crate::pipeline::resample::Resampler;
 use crate::shard::ShardSet;
 use crate::train::upload::normalised;
 
-/// Attention of one image is held in memory as a whole, up to this much: a giant ViT's of 784 patches.
+/// The maps of one image are held in memory as a whole, up to this much: a giant ViT's of 784 patches.
 const MOST_BYTES: u64 = 2 << 30;
 
 /// Makes views of whole images, as they are scored: the middle, unflipped.
@@ -91,46 +92,50 @@ impl Look {
     }
 }
 
+/// # Errors
+/// When the maps of one image would not fit in memory: the attention of all layers, or how alike its places are.
+pub fn check(encoder: &EncoderConfig) -> Result<()> {
+    let (layers, heads) = encoder.attention();
+    let patches = (encoder.grid() as u64).saturating_pow(2);
+    let maps = (layers as u64).saturating_mul(heads as u64).max(1);
+    let numbers = patches.saturating_pow(2).saturating_mul(maps);
+    if numbers.saturating_mul(size_of::<f32>() as u64) > MOST_BYTES {
+        bail!(
+            "the maps of one image are {numbers} numbers ({layers} layers that attend, {heads} heads, {patches} \
+             patches), more than 2 GiB: take a smaller image, --set augment.size=N, if the encoder allows it"
+        );
+    }
+    Ok(())
+}
+
 impl Frozen {
     /// # Errors
-    /// When the attention of one image would not fit in memory.
+    /// When the maps of one image would not fit in memory.
     pub fn check_look(&self) -> Result<()> {
-        let encoder = &self.plan.models.encoder;
-        let (layers, heads) = encoder.attention();
-        let patches = (encoder.grid() as u64).saturating_pow(2);
-        let numbers = patches.saturating_pow(2).saturating_mul((layers * heads) as u64);
-        if numbers.saturating_mul(size_of::<f32>() as u64) > MOST_BYTES {
-            bail!(
-                "the attention of one image is {numbers} numbers ({layers} layers, {heads} heads, {patches} patches), \
-                 more than 2 GiB: take a smaller image, --set augment.size=N, if the encoder allows it"
-            );
-        }
-        Ok(())
+        check(&self.plan.models.encoder)
     }
 
     /// What the encoder makes of a view of its size.
     ///
     /// # Errors
-    /// When the view is of another size.
+    /// When the view is of another size, or what the encoder gives is no number.
     pub fn look(&self, view: &RgbImage) -> Result<Look> {
         let side = self.plan.config.augment.size;
         if view.dimensions() != (side, side) {
             bail!("a view of {}x{} pixels, where the encoder takes {side}x{side}", view.width(), view.height());
         }
         let images = self.images(&[view]);
-        let (features, attention) = self.encoder().forward_attending(images.clone());
+        let last_four = self.last_four(&images);
+        let Seen { features, pooled, attention, energies } = self.encoder().look(images);
         let [_, patches, _] = features.dims();
-        let energies = self
-            .encoder()
-            .energies(images.clone())
-            .map_or_else(Vec::new, |energies| energies.into_data().convert::<f64>().iter::<f64>().collect());
-        Ok(Look {
-            attention: attention.into_iter().map(numbers).collect(),
-            features: numbers(features),
-            pooled: numbers(self.encode(images)),
-            energies,
-            patches,
-        })
+        let energies =
+            energies.map_or_else(Vec::new, |energies| energies.into_data().convert::<f64>().iter::<f64>().collect());
+        let pooled = numbers(last_four.unwrap_or(pooled));
+        if let Some(value) = pooled.iter().find(|value| !value.is_finite()) {
+            bail!("the encoder gives {value} for this image, which is no number: its weights are spoilt");
+        }
+        let attention = attention.into_iter().map(numbers).collect();
+        Ok(Look { attention, features: numbers(features), pooled, energies, patches })
     }
 
     /// Views of the encoder's size, where the encoder is: `[views, 3, side, side]`, normalised.

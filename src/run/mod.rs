@@ -6,7 +6,7 @@ pub mod bench;
 pub mod eval;
 pub mod exchange;
 pub mod folder;
-mod heat;
+pub mod heat;
 pub mod look;
 pub mod plane;
 mod records;

@@ -3,16 +3,19 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow, bail};
 use image::RgbImage;
 use tokio::runtime::Handle;
+use tokio::sync::SetOnce;
 
 use crate::eval::features::{Features, Rows};
 use crate::eval::knn::{Nearness, Standard, nearest};
+use crate::eval::maps;
 use crate::run::eval::{Frozen, Split};
 use crate::run::look::{Look, Views};
 use crate::shard::ShardSet;
@@ -43,8 +46,9 @@ pub struct Gallery {
     held_out: Arc<ShardSet>,
     views: Mutex<Views>,
     uploads: Mutex<Uploads>,
-    looks: tokio::sync::Mutex<Looks>,
-    known: OnceLock<Known>,
+    looks: Arc<tokio::sync::Mutex<Looks>>,
+    /// The training samples, or why there are none to compare with.
+    known: SetOnce<Result<Known, String>>,
     done: AtomicUsize,
 }
 
@@ -86,9 +90,16 @@ struct Uploads {
     latest: VecDeque<(u64, String, RgbImage)>,
 }
 
+/// What the encoder makes of an image, and what is said of it.
+pub struct Seen {
+    pub look: Look,
+    /// Of attention, in nats: `[layers][heads]`.
+    pub entropies: Vec<Vec<f64>>,
+}
+
 /// What the encoder made of the latest images, the latest last.
 #[derive(Default)]
-struct Looks(VecDeque<(ImageId, Arc<Look>)>);
+struct Looks(VecDeque<(ImageId, Arc<Seen>)>);
 
 /// Training samples, standardised, and what standardised them.
 struct Known {
@@ -97,10 +108,20 @@ struct Known {
 }
 
 /// A neighbour in the training split, by its sample's number there.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Near {
     pub sample: u32,
-    pub label: u32,
+    pub label: Option<u32>,
     pub cosine: f32,
+}
+
+/// Why there are no neighbours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lack {
+    /// So many training samples are encoded, of so many.
+    Early { done: usize, of: usize },
+    /// The training samples cannot be encoded.
+    Failed(String),
 }
 
 impl Gallery {
@@ -121,8 +142,8 @@ impl Gallery {
             held_out,
             views,
             uploads: Mutex::default(),
-            looks: tokio::sync::Mutex::default(),
-            known: OnceLock::new(),
+            looks: Arc::default(),
+            known: SetOnce::new(),
             done: AtomicUsize::new(0),
         })
     }
@@ -138,27 +159,53 @@ impl Gallery {
     /// Encodes the training samples among which neighbours are looked for; takes as long as that takes.
     ///
     /// # Errors
-    /// When the data fail.
+    /// When the data fail, or the encoder does; who asks for neighbours is told, too.
     pub fn learn_neighbours(&self, runtime: &Handle) -> Result<()> {
         if self.request.among == 0 {
             return Ok(());
         }
+        // Who waits for neighbours must hear of a device that fails, too.
+        let known = catch_unwind(AssertUnwindSafe(|| self.learn(runtime)));
+        let known = known.unwrap_or_else(|_| Err(anyhow!("the encoder failed"))).map_err(|error| format!("{error:#}"));
+        let failed = known.as_ref().err().cloned();
+        let is_first = self.known.set(known).is_ok();
+        match failed.filter(|_| is_first) {
+            Some(why) => Err(anyhow!(why)),
+            None => Ok(()),
+        }
+    }
+
+    fn learn(&self, runtime: &Handle) -> Result<Known> {
         let mut features = Features::default();
         self.frozen.for_each(Split::Train, Some(self.request.among), runtime, |rows: &Rows| {
-            features.extend(rows);
+            // Neighbours need no label, so that none is asked for: what is said of them is the shard's.
+            features.width = rows.width;
+            features.values.extend_from_slice(rows.values);
+            features.samples.extend_from_slice(rows.samples);
+            features.labels.resize(features.samples.len(), 0);
             self.done.fetch_add(rows.samples.len(), Relaxed);
             Ok(())
         })?;
+        if features.is_empty() {
+            bail!("none of them can be used");
+        }
+        if let Some(place) = features.values.iter().position(|value| !value.is_finite()) {
+            let key = self.train().sample(features.samples[place / features.width]).key;
+            bail!("the encoder gives {} for sample `{key}`: its weights are spoilt", features.values[place]);
+        }
         let standard = Standard::of(&features);
         standard.apply(&mut features);
-        let _ = self.known.set(Known { features, standard });
-        Ok(())
+        Ok(Known { features, standard })
     }
 
-    /// Training samples encoded, of those to be.
-    pub fn learning(&self) -> (usize, usize) {
+    /// Ready when there are neighbours, or there will be none.
+    pub async fn learnt(&self) {
+        self.known.wait().await;
+    }
+
+    fn early(&self) -> Lack {
         let every = self.train().len().div_ceil(self.request.among.max(1)).max(1);
-        (self.done.load(Relaxed), self.train().len().div_ceil(every))
+        Lack::Early { done: self.done.load(Relaxed), of: self.train().len().div_ceil(every) }
     }
 
     /// Whether there is such an image.
@@ -219,36 +266,42 @@ impl Gallery {
         Ok(ImageId::Uploaded(number))
     }
 
-    /// What the encoder makes of an image; one image is computed at a time.
+    /// What the encoder makes of an image; one image is computed at a time, whoever still waits for it.
     ///
     /// # Errors
     /// When it cannot be read.
-    pub async fn look(self: &Arc<Self>, id: ImageId) -> Result<Arc<Look>> {
-        let mut looks = self.looks.lock().await;
-        if let Some(look) = looks.take(id) {
-            looks.keep(id, Arc::clone(&look));
-            return Ok(look);
+    pub async fn look(self: &Arc<Self>, id: ImageId) -> Result<Arc<Seen>> {
+        let mut looks = Arc::clone(&self.looks).lock_owned().await;
+        if let Some(seen) = looks.take(id) {
+            looks.keep(id, Arc::clone(&seen));
+            return Ok(seen);
         }
         let gallery = Arc::clone(self);
-        let made = tokio::task::spawn_blocking(move || gallery.frozen.look(&gallery.view(id)?)).await;
-        let look = Arc::new(made.context("the encoder failed")??);
-        looks.keep(id, Arc::clone(&look));
-        Ok(look)
+        // The lock goes with the work, which goes on when the one who asked has gone.
+        let made = tokio::task::spawn_blocking(move || {
+            let seen = Arc::new(Seen::of(gallery.frozen.look(&gallery.view(id)?)?));
+            looks.keep(id, Arc::clone(&seen));
+            Ok(seen)
+        });
+        made.await.context("the encoder failed")?
     }
 
-    /// The nearest training samples, the nearest first; `None` while they are being encoded.
-    pub fn neighbours(&self, look: &Look, count: usize, not: Option<u32>) -> Option<Vec<Near>> {
-        let Known { features, standard } = self.known.get()?;
+    /// The nearest training samples, the nearest first.
+    ///
+    /// # Errors
+    /// While they are being encoded, or when that failed.
+    pub fn neighbours(&self, look: &Look, count: usize, not: Option<u32>) -> Result<Vec<Near>, Lack> {
+        let known = self.known.get().ok_or_else(|| self.early())?;
+        let Known { features, standard } = known.as_ref().map_err(|why| Lack::Failed(why.clone()))?;
         let mut asked =
             Features { values: look.pooled.clone(), width: look.pooled.len(), labels: vec![0], samples: vec![0] };
         standard.apply(&mut asked);
         let found = nearest(features, &asked, count + 1, Nearness::Cosine, self.frozen.device());
-        let near = found.into_iter().flatten().map(|near| Near {
-            sample: features.samples[near.number],
-            label: features.labels[near.number],
-            cosine: near.nearness,
+        let near = found.into_iter().flatten().map(|near| {
+            let sample = features.samples[near.number];
+            Near { sample, label: self.train().sample(sample).label, cosine: near.nearness }
         });
-        Some(near.filter(|near| Some(near.sample) != not).take(count).collect())
+        Ok(near.filter(|near| Some(near.sample) != not).take(count).collect())
     }
 
     // A request that panicked has left nothing half done in these: all of them are replaced whole.
@@ -261,15 +314,23 @@ impl Gallery {
     }
 }
 
+impl Seen {
+    fn of(look: Look) -> Self {
+        let map = (look.patches * look.patches).max(1);
+        let of_layer = |layer: &Vec<f32>| layer.chunks(map).map(|head| maps::entropy(head, look.patches)).collect();
+        Self { entropies: look.attention.iter().map(of_layer).collect(), look }
+    }
+}
+
 impl Looks {
-    fn take(&mut self, id: ImageId) -> Option<Arc<Look>> {
+    fn take(&mut self, id: ImageId) -> Option<Arc<Seen>> {
         let place = self.0.iter().position(|(held, _)| *held == id)?;
-        self.0.remove(place).map(|(_, look)| look)
+        self.0.remove(place).map(|(_, seen)| seen)
     }
 
-    fn keep(&mut self, id: ImageId, look: Arc<Look>) {
-        self.0.push_back((id, look));
-        while self.0.len() > 1 && self.0.iter().map(|(_, look)| look.bytes()).sum::<usize>() > KEPT_BYTES {
+    fn keep(&mut self, id: ImageId, seen: Arc<Seen>) {
+        self.0.push_back((id, seen));
+        while self.0.len() > 1 && self.0.iter().map(|(_, seen)| seen.look.bytes()).sum::<usize>() > KEPT_BYTES {
             self.0.pop_front();
         }
     }

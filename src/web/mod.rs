@@ -1,18 +1,22 @@
 //! The attention view in a browser: a page, and what it asks for, from a run's frozen encoder.
 //!
 //! Comes in: a [`Gallery`] and an address. Goes out: HTTP, until a future says that it is over. Everything that the page
-//! needs is in the binary. Requests of other sites' pages are refused, by the names in `Host` and `Origin`.
+//! needs is in the binary. Requests of other sites' pages are refused; what clients may take at once has [`Limits`].
 
 mod asks;
+mod connections;
 mod gallery;
+mod names;
 
 use std::future::{Future, IntoFuture};
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
+use axum::extract::connect_info::ConnectInfo;
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::header::{self, HeaderMap, HeaderName};
+use axum::http::header::{self, HeaderName};
 use axum::http::{StatusCode, Uri};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -20,7 +24,10 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::json;
 
-pub use gallery::{Gallery, MOST_UPLOAD, Request as GalleryRequest};
+use asks::Desk;
+use connections::{Doors, Due};
+pub use gallery::{Gallery, ImageId, Lack, MOST_UPLOAD, Near, Request as GalleryRequest};
+pub use names::{Address, Names};
 
 /// Each file of the page, with its type.
 const ASSETS: &[(&str, &str, &[u8])] = &[
@@ -38,14 +45,40 @@ const ASSETS: &[(&str, &str, &[u8])] = &[
 ];
 const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
 
+/// Seconds after which a client that was refused for want of room may ask again.
+const AGAIN: &str = "2";
+
 /// What every answer says: the page takes nothing from elsewhere, and nobody takes the page into theirs.
-const HEADERS: [(HeaderName, &str); 4] = [
+const HEADERS: [(HeaderName, &str); 5] = [
     (header::CONTENT_SECURITY_POLICY, "default-src 'self'; img-src 'self' blob: data:; frame-ancestors 'none'"),
+    (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     (header::REFERRER_POLICY, "no-referrer"),
     // What a number stands for may be another image the next time.
     (header::CACHE_CONTROL, "no-store"),
 ];
+
+/// What clients may take at once, and how long they may take for it.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Connections; who comes later waits until one ends. A browser takes six.
+    pub connections: usize,
+    /// Uploads, each of which is in memory as a whole; more are refused.
+    pub uploads: usize,
+    /// Answers that are computed, or that wait in memory until they are taken; more wait their turn.
+    pub answers: usize,
+    /// Until a request's head is there, and until some of an answer is taken.
+    pub patience: Duration,
+    /// Until an uploaded file is there: [`MOST_UPLOAD`] bytes over a line of 1 Mbit/s.
+    pub upload_time: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let (patience, upload_time) = (Duration::from_secs(30), Duration::from_secs(140));
+        Self { connections: 64, uploads: 4, answers: 8, patience, upload_time }
+    }
+}
 
 /// An answer that says why there is no other.
 struct Refusal {
@@ -61,52 +94,64 @@ impl Refusal {
     fn missing(what: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, what)
     }
+
+    /// There is no room now.
+    fn busy(why: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, why)
+    }
 }
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        (self.status, Json(json!({ "error": self.why }))).into_response()
+        let mut response = (self.status, Json(json!({ "error": self.why }))).into_response();
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static(AGAIN));
+        }
+        response
     }
 }
 
 /// A port that is taken and served by nobody yet.
 pub struct Port {
     socket: TcpListener,
-    address: SocketAddr,
+    names: Names,
 }
 
 impl Port {
     /// # Errors
     /// When another program has the port, or the address is not this machine's.
-    pub fn take(address: SocketAddr) -> Result<Self> {
+    pub fn take(address: &Address) -> Result<Self> {
         let taken = || {
-            let socket = TcpListener::bind(address)?;
+            let socket = TcpListener::bind(&address.text)?;
             socket.set_nonblocking(true)?;
-            Ok::<_, std::io::Error>(Self { address: socket.local_addr()?, socket })
+            Ok::<_, std::io::Error>(Self { names: Names::new(address, socket.local_addr()?), socket })
         };
-        taken().with_context(|| format!("--address {address}: cannot listen there; choose another, or port 0 for any"))
+        let text = &address.text;
+        taken().with_context(|| format!("--address {text}: cannot listen there; choose another, or port 0 for any"))
     }
 
-    pub fn address(&self) -> SocketAddr {
-        self.address
+    /// Host and port, with the port that was chosen where 0 was asked for.
+    pub fn shown(&self) -> String {
+        self.names.shown()
     }
 
     /// Serves the gallery until `shutdown` is ready.
     ///
     /// # Errors
     /// When the runtime cannot take the socket.
-    pub async fn serve(self, gallery: Arc<Gallery>, shutdown: impl Future<Output = ()>) -> Result<()> {
+    pub async fn serve(self, gallery: Arc<Gallery>, limits: Limits, shutdown: impl Future<Output = ()>) -> Result<()> {
         let socket = tokio::net::TcpListener::from_std(self.socket)?;
-        let routes = routes(gallery, self.address);
+        let doors = Doors::new(socket, limits.connections, limits.patience);
+        let routes = routes(Desk::new(gallery, limits), self.names).into_make_service_with_connect_info::<Due>();
         // A client that never finishes its request must not hold up the end, so nobody is waited for.
         tokio::select! {
-            served = axum::serve(socket, routes).into_future() => Ok(served?),
+            served = axum::serve(doors, routes).into_future() => Ok(served?),
             () = shutdown => Ok(()),
         }
     }
 }
 
-fn routes(gallery: Arc<Gallery>, address: SocketAddr) -> Router {
+fn routes(desk: Desk, names: Names) -> Router {
     let page = ASSETS.iter().fold(Router::new(), |routes, &(path, kind, bytes)| {
         routes.route(path, get(move || async move { ([(header::CONTENT_TYPE, kind)], bytes) }))
     });
@@ -123,44 +168,26 @@ fn routes(gallery: Arc<Gallery>, address: SocketAddr) -> Router {
         .method_not_allowed_fallback(async || {
             Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "this page is asked for by another method")
         })
-        .with_state(gallery)
-        .layer(middleware::from_fn_with_state(address, guarded))
+        .with_state(desk)
+        .layer(middleware::from_fn_with_state(Arc::new(names), guarded))
 }
 
 /// Answers only who asks this server by a name of its own, so that no page of another site reads from it (by a name that
 /// it lets point here) or sends to it.
-async fn guarded(State(address): State<SocketAddr>, request: Request, next: Next) -> Response {
-    let mut response = match stranger(request.headers(), address) {
+async fn guarded(
+    State(names): State<Arc<Names>>,
+    ConnectInfo(due): ConnectInfo<Due>,
+    request: Request,
+    next: Next,
+) -> Response {
+    due.pauses();
+    let mut response = match names.refuse(&request) {
         Some(why) => Refusal::new(StatusCode::FORBIDDEN, why).into_response(),
         None => next.run(request).await,
     };
+    due.begins();
     for (name, value) in HEADERS {
         response.headers_mut().insert(name, header::HeaderValue::from_static(value));
     }
     response
-}
-
-/// Why a request is refused, if it is.
-fn stranger(headers: &HeaderMap, address: SocketAddr) -> Option<String> {
-    let text = |name: HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
-    let Some(host) = text(header::HOST) else { return Some("the request names no host".into()) };
-    if !is_ours(host, address.ip()) {
-        return Some(format!("{host}: no name of this server; ask for http://{address}/"));
-    }
-    let origin = text(header::ORIGIN)?;
-    (origin != format!("http://{host}")).then(|| format!("{origin}: pages of other sites are not answered"))
-}
-
-/// Whether `host`, with or without a port, is a name of the server that listens at `address`. One that listens beyond
-/// this machine has names that it cannot know; numbers are never another site's name.
-fn is_ours(host: &str, address: IpAddr) -> bool {
-    let name = match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
-        _ => host,
-    };
-    let number = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-    match number {
-        Ok(number) => number.is_loopback() || !address.is_loopback(),
-        Err(_) => name.eq_ignore_ascii_case("localhost") || !address.is_loopback(),
-    }
 }

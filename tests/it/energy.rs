@@ -150,20 +150,22 @@ fn energy_falls_with_every_iteration() {
 }
 
 /// At each iteration, the softmax over keys of each head's scores, from the energy's definition; and the tokens end where
-/// they do without anybody watching.
+/// they do without anybody watching, down the same energies.
 #[test]
 fn attention_of_each_iteration_is_that_of_its_energy() {
     let config = encoder_config(Memory::Relu);
     let encoder = strengthened(config.init(&mut WeightInit::new(3, FirstWeights::ByInputs), &Device::flex()), 2.0);
     let side = config.image;
     let images = Tensor::random([2, 3, side, side], Distribution::Normal(0.0, 1.0), &Device::flex());
-    let (features, weights) = encoder.forward_attending(images.clone());
+    let (features, weights, energies) = encoder.forward_attending(images.clone());
     assert_close("features", &values(features), &values(encoder.forward(images.clone(), None)), 1e-5);
     assert_eq!(weights.len(), config.iterations);
+    let (_, watched) = encoder.forward_watched(images.clone(), None);
+    assert_close("energies", &values(energies), &values(watched), 1e-5);
     // With no step taken, every iteration sees the tokens of the first.
     let mut still = encoder;
     still.block.step_size = 0.0;
-    let (_, weights) = still.forward_attending(images.clone());
+    let (_, weights, _) = still.forward_attending(images.clone());
     let [batch, heads, count, _] = weights[0].dims();
     let tokens = still.patch_embed.forward(patches(images, config.patch)) + still.positions.val().unsqueeze();
     let tokens = still.block.norm.forward(tokens.reshape([batch * count, config.width]));

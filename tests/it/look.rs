@@ -1,9 +1,14 @@
-//! What is looked at: maps of attention with known answers, LiDAR of views with known spread, the online probe.
+//! What is looked at: maps of attention with known answers, what encoders give for them, LiDAR of views with known
+//! spread, the online probe.
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Distribution, Tensor, TensorData};
+use image::{Rgb, RgbImage};
 use saccade::draws::{Draws, Purpose};
 use saccade::eval::lidar::{ViewFeatures, lidar};
 use saccade::eval::maps::{entropy, mean_of_heads, rollout, similarity};
+use saccade::model::{ConvNextConfig, EncoderConfig, EnergyConfig, FirstWeights, Memory, VitConfig, WeightInit};
+use saccade::run::heat::covered;
+use saccade::run::look::check;
 use saccade::train::probe::{OnlineProbe, ProbeConfig, is_scored};
 
 fn close(what: &str, ours: f64, expected: f64, tolerance: f64) {
@@ -44,6 +49,85 @@ fn similarity_is_the_cosine_and_forgives_a_row_of_zeros() {
     for (at, expected) in [(0, 1.0), (1, 0.96), (2, 0.0), (3, -1.0), (4, 0.96), (10, 0.0), (12, -1.0)] {
         close(&format!("pair {at}"), f64::from(map[at]), expected, 1e-6);
     }
+}
+
+/// An encoder of each kind, for images of 28 pixels.
+fn encoders() -> [EncoderConfig; 3] {
+    let energy = EnergyConfig {
+        image: 28,
+        patch: 7,
+        width: 16,
+        heads: 2,
+        head_width: 8,
+        memories: 32,
+        memory: Memory::Relu,
+        iterations: 3,
+        step_size: 0.1,
+    };
+    [EncoderConfig::Vit(VitConfig::free(28, 7, 16, 2, 2)), EncoderConfig::Energy(energy), convnext(28, 2)]
+}
+
+fn convnext(image: usize, stages: usize) -> EncoderConfig {
+    let of_each = |number| std::array::from_fn(|stage| if stage < stages { number } else { 0 });
+    EncoderConfig::ConvNext(ConvNextConfig { image, stem: 4, depths: of_each(1), widths: of_each(8), layer_scale: 0.5 })
+}
+
+#[test]
+fn all_that_is_looked_at_is_what_the_encoder_gives_one_by_one() {
+    for config in encoders() {
+        let encoder = config.init(&mut WeightInit::new(1, FirstWeights::ByInputs), &Device::flex());
+        let images = Tensor::random([2, 3, 28, 28], Distribution::Normal(0.0, 1.0), &Device::flex());
+        let numbers = |tensor: TensorData| tensor.iter::<f32>().collect::<Vec<_>>();
+        let same = |what: &str, ours: TensorData, theirs: TensorData| {
+            let (ours, theirs) = (numbers(ours), numbers(theirs));
+            assert_eq!(ours.len(), theirs.len(), "{what}, {config:?}");
+            for (one, other) in ours.iter().zip(&theirs) {
+                close(what, f64::from(*one), f64::from(*other), 1e-5);
+            }
+        };
+        let seen = encoder.look(images.clone());
+        same("features", seen.features.into_data(), encoder.forward(images.clone(), None).into_data());
+        same("pooled", seen.pooled.into_data(), encoder.pooled(images.clone()).into_data());
+        match (seen.energies, encoder.energies(images)) {
+            (Some(ours), Some(theirs)) => same("energies", ours.into_data(), theirs.into_data()),
+            (None, None) => {}
+            _ => panic!("energies of one way only, {config:?}"),
+        }
+        let (layers, heads) = config.attention();
+        assert_eq!(seen.attention.len(), layers);
+        assert!(seen.attention.iter().all(|layer| layer.dims() == [2, heads, 16, 16]));
+    }
+}
+
+#[test]
+fn maps_that_would_not_fit_are_refused_attention_or_not() {
+    for config in encoders() {
+        check(&config).unwrap();
+    }
+    // 90,000 places, each beside all others.
+    for large in [convnext(1200, 1), EncoderConfig::Vit(VitConfig::free(1200, 4, 16, 1, 1))] {
+        let said = check(&large).unwrap_err().to_string();
+        assert!(said.contains("8100000000 numbers") && said.contains("--set augment.size"), "{said}");
+    }
+    // Half of what fits as one map, in three heads.
+    let said = check(&EncoderConfig::Vit(VitConfig::free(512, 4, 48, 1, 3))).unwrap_err().to_string();
+    assert!(said.contains("3 heads, 16384 patches"), "{said}");
+}
+
+/// 28 pixels in strides of 4 and then 2 are three places of 8, and 4 pixels that no place stands for.
+#[test]
+fn map_covers_the_pixels_that_its_places_stand_for() {
+    assert_eq!(encoders().map(|config| config.covered()), [28, 28, 24]);
+    assert_eq!((convnext(32, 4).covered(), convnext(100, 3).covered()), (32, 96));
+    let white = RgbImage::from_pixel(28, 28, Rgb([255; 3]));
+    let map: Vec<f32> = (0..9).map(|place| place as f32).collect();
+    let drawn = covered(&white, &map, 24);
+    for (x, y, pixel) in drawn.enumerate_pixels() {
+        let expected = if x < 24 && y < 24 { drawn.get_pixel(x / 8 * 8, y / 8 * 8) } else { &Rgb([255; 3]) };
+        assert_eq!(pixel, expected, "at {x}, {y}");
+    }
+    let places: std::collections::BTreeSet<_> = drawn.pixels().map(|pixel| pixel.0).collect();
+    assert_eq!(places.len(), 10, "a colour for each place, and the white beyond");
 }
 
 /// Views of `samples` in `width` directions: samples differ along the first `told` of them by `apart`, views along all by

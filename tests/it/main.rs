@@ -47,6 +47,8 @@ mod evaluation;
 // Attention, views and the online probe, where the answer is known; the attention view as a browser asks for it.
 mod look;
 mod view;
+// What its clients may take, and whose requests it answers.
+mod gallery;
 // A run on one page.
 mod report;
 // Event files, read back field by field.

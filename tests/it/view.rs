@@ -144,15 +144,19 @@ fn features_are_those_that_are_scored() {
     assert_close("features", &frozen.look(&view).unwrap().pooled, &row);
 
     let served = Served::start(&run);
-    let found = loop {
+    // Until they are there, each answer waits for them for a second.
+    let found = (0..300).find_map(|_| {
         let answer = served.get("/api/neighbours/t0?count=5");
         let said: Value = serde_json::from_slice(&answer.body).unwrap();
         match answer.status {
-            200 => break said,
+            200 => return Some(said),
             503 => assert!(said["done"].as_u64() <= said["of"].as_u64(), "{said}"),
             _ => panic!("{}", answer.head),
         }
-    };
+        assert!(answer.head.contains("retry-after: "), "{}", answer.head);
+        None
+    });
+    let found = found.expect("300 samples are encoded in so many seconds");
     let near = found["neighbours"].as_array().unwrap();
     assert_eq!(near.len(), 5);
     assert!(near.iter().all(|near| near["id"] != "t0"), "{found}");
@@ -190,6 +194,9 @@ fn bad_requests_get_their_status_and_harm_nothing() {
         ("GET", "/", "Host: elsewhere.example\r\n", b"", 403),
         ("GET", "/", "Host: elsewhere.example:9500\r\n", b"", 403),
         ("POST", "/api/upload", "Origin: http://elsewhere.example\r\n", b"", 403),
+        ("GET", "/api/run", "Sec-Fetch-Site: cross-site\r\n", b"", 403),
+        ("POST", "/api/upload", "Sec-Fetch-Site: same-site\r\n", b"", 403),
+        ("GET", "/api/run", "Sec-Fetch-Site: same-origin\r\n", b"", 200),
         ("GET", "/", "Host: localhost\r\n", b"", 200),
         ("GET", "/", "Host: [::1]:80\r\n", b"", 200),
         ("GET", "/", &own, b"", 200),
@@ -203,7 +210,9 @@ fn bad_requests_get_their_status_and_harm_nothing() {
             assert!(said["error"].as_str().is_some_and(|why| !why.is_empty() && !why.contains('\n')), "{said}");
             assert!(!said.to_string().contains("root:"), "{path}");
         }
-        assert!(answer.head.contains("content-security-policy: default-src 'self'"), "{}", answer.head);
+        for header in ["content-security-policy: default-src 'self'", "cross-origin-resource-policy: same-origin"] {
+            assert!(answer.head.contains(header), "no {header} in {}", answer.head);
+        }
     }
     assert_eq!(served.json("/api/run")["samples"], 1200);
 }
@@ -213,6 +222,8 @@ fn what_cannot_be_shown_is_refused_with_the_mend() {
     let run = run();
     let taken = Served::start(&run);
     let address = taken.address.to_string();
+    let said = finish(&mut saccade(&["view", at(&run), "--address", "127.0.0.1"]), 2);
+    assert!(said.err.contains("needs a host and a port, such as"), "{}", said.err);
     let cases: [(&[&str], &[&str]); 4] = [
         (&["view", at(&run), "--address", &address], &[&address, "port 0"]),
         (&["view", at(&run), "--set", "data.validation=[]", "--address", "127.0.0.1:0"], &["data.validation"]),

@@ -144,22 +144,28 @@ impl EnergyBlock {
         (tokens.reshape(shape), Tensor::cat(energies, 1) / slope.real_tokens())
     }
 
-    /// The same, and what attention weighs the keys with at each iteration.
+    /// The same of tokens that are all real, and what attention weighs the keys with at each iteration.
     ///
     /// # Shapes
     /// - weights: `[batch, heads, tokens, tokens]` each, rows are queries and add up to 1
-    pub fn forward_attending(&self, tokens: Tensor<3>) -> (Tensor<3>, Vec<Tensor<4>>) {
+    /// - energy: `[batch, iterations + 1]`
+    pub fn forward_attending(&self, tokens: Tensor<3>) -> (Tensor<3>, Vec<Tensor<4>>, Tensor<2>) {
         let shape = tokens.dims();
         let slope = Slope::new(self, shape, None, self.step_size, &tokens);
         let mut tokens = flat(tokens);
+        let mut energies = Vec::with_capacity(self.iterations + 1);
         let attend = |_| {
             let normed = self.norm.forward(tokens.clone());
-            let (weights, sums, ..) = slope.weights(normed.clone());
-            tokens = tokens.clone() + slope.down(normed);
-            weights / sums.sum
+            let scored = slope.weights(normed.clone());
+            let weights = scored.weights.clone() / scored.sums.sum.clone();
+            let place = slope.place(scored, normed);
+            energies.push(slope.energy(&place));
+            tokens = tokens.clone() + place.down;
+            weights
         };
         let weights = (0..self.iterations).map(attend).collect();
-        (tokens.reshape(shape), weights)
+        energies.push(slope.energy(&slope.at(self.norm.forward(tokens.clone()))));
+        (tokens.reshape(shape), weights, Tensor::cat(energies, 1) / slope.real_tokens())
     }
 
     /// Energy of each sample, and its gradient; `tokens` are normalised already.
@@ -213,6 +219,16 @@ struct Padding {
     queries: Tensor<4>,
     /// What padding adds to the scores: `[batch, 1, 1, tokens]`.
     hidden_keys: Tensor<4>,
+}
+
+/// How queries and keys find each other.
+struct Scored {
+    /// Exponentials of the scores, `[batch, heads, queries, keys]`.
+    weights: Tensor<4>,
+    /// Over the keys, `[batch, heads, tokens, 1]`.
+    sums: LogSumExp<4>,
+    /// Queries and keys, `[batch, heads, tokens, head_width]`.
+    features: [Tensor<4>; 2],
 }
 
 /// The energy at one place and the way down from there.
@@ -300,7 +316,11 @@ impl<'a> Slope<'a> {
     }
 
     fn at(&self, tokens: Tensor<2>) -> Place {
-        let (by_attention, attention) = self.attend(tokens.clone());
+        self.place(self.weights(tokens.clone()), tokens)
+    }
+
+    fn place(&self, scored: Scored, tokens: Tensor<2>) -> Place {
+        let (by_attention, attention) = self.attend(scored);
         let (by_memory, memory) = self.remember(tokens);
         Place { down: self.only_real(by_attention + by_memory), attention, memory }
     }
@@ -308,8 +328,8 @@ impl<'a> Slope<'a> {
     /// Tokens go where the keys are that their queries find, and where the queries are that find their keys.
     ///
     /// Dividing the queries and the result by the sums, instead of the weights, spares passes over the largest tensor.
-    fn attend(&self, tokens: Tensor<2>) -> (Tensor<2>, LogSumExp<4>) {
-        let (weights, sums, [queries, keys]) = self.weights(tokens);
+    fn attend(&self, scored: Scored) -> (Tensor<2>, LogSumExp<4>) {
+        let Scored { weights, sums, features: [queries, keys] } = scored;
         let found = weights.clone().matmul(keys) / sums.sum.clone();
         let finders = queries / sums.sum.clone();
         let finders = match &self.padding {
@@ -322,9 +342,7 @@ impl<'a> Slope<'a> {
         (by_query + self.joined(finders).matmul(self.from_keys.clone()), sums)
     }
 
-    /// Exponentials of the scores, `[batch, heads, queries, keys]`, with their sums over the keys; queries and keys
-    /// themselves, `[batch, heads, tokens, head_width]`.
-    fn weights(&self, tokens: Tensor<2>) -> (Tensor<4>, LogSumExp<4>, [Tensor<4>; 2]) {
+    fn weights(&self, tokens: Tensor<2>) -> Scored {
         let attention = &self.block.attention;
         let queries = tokens.clone().matmul(attention.queries.val());
         let sharp = self.by_head(queries.clone() * self.sharpness.clone());
@@ -335,7 +353,7 @@ impl<'a> Slope<'a> {
             None => scores,
         };
         let (weights, sums) = exponentials(scores);
-        (weights, sums, [queries, keys])
+        Scored { weights, sums, features: [queries, keys] }
     }
 
     /// Tokens go where the memories are that they excite.

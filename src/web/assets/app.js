@@ -87,6 +87,7 @@ class App {
     $("opacity").addEventListener("input", () => this.set({ opacity: Number($("opacity").value) }));
     $("grid").addEventListener("change", () => this.set({ grid: $("grid").checked }));
     $("skip").addEventListener("click", () => $("stage").focus());
+    $("back").addEventListener("click", () => this.back());
   }
 
   /** Opens what the address says, or else the first sample. */
@@ -98,16 +99,34 @@ class App {
     else this.set({ image: first });
   }
 
-  /** Changes the state, and lets everything follow. */
-  set(change) {
+  /** Changes the state, and lets everything follow. `from` is what another image is reached from. */
+  set(change, from = null) {
     const before = this.state.image;
     Object.assign(this.state, change);
     this.#mend();
     const address = this.#address();
     // The way back leads from image to image.
     const another = before !== null && before !== this.state.image;
-    if (address !== location.hash) history[another ? "pushState" : "replaceState"](null, "", address);
+    if (another) history.pushState(from, "", address);
+    else if (address !== location.hash) history.replaceState(history.state, "", address);
     this.#refresh();
+  }
+
+  /** Shows a neighbour of the image, with a way back. */
+  visit(image) {
+    this.set({ image }, { title: $("title").textContent });
+    // The neighbour that was clicked is no longer there to be focused.
+    $("title").focus();
+  }
+
+  /** Back to the image whose neighbour is shown. */
+  back() {
+    if (history.state?.title) history.back();
+  }
+
+  titleOf({ id, key, label }) {
+    const title = label === null ? key : `${key}, ${this.nameOf(label)}`;
+    return id.startsWith("t") ? `${title} (training sample)` : title;
   }
 
   /** Keeps the state within what the encoder has. */
@@ -168,6 +187,8 @@ class App {
     $("layer-said").textContent = `${state.layer + 1} of ${run.layers}`;
     for (const name of ["colours", "scale", "opacity"]) $(name).value = state[name];
     $("grid").checked = state.grid;
+    $("back").hidden = !history.state?.title;
+    $("back-to").textContent = history.state?.title ?? "";
     this.overview?.mark(state);
     this.entropies?.mark(state);
     if (this.look?.id === state.image) drawEnergy(this.look.energy, run, state.layer);
@@ -239,10 +260,10 @@ class App {
     try {
       const look = await getJson(`/api/look/${image}`, signal);
       this.look = look;
-      $("title").textContent = look.label === null ? look.key : `${look.key}, ${this.nameOf(look.label)}`;
+      $("title").textContent = this.titleOf(look);
       this.entropies?.draw(look.entropy);
       drawEnergy(look.energy, this.run, this.state.layer);
-      await drawNeighbours(image, look.label, this.run, (label) => this.nameOf(label), signal);
+      await drawNeighbours(look, this, signal);
     } catch (error) {
       if (aborted(error)) return;
       $("title").textContent = `image ${image}`;

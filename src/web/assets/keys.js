@@ -48,6 +48,7 @@ const KEYS = {
   Escape: (app) => app.set({ patch: null }),
   n: (app) => app.step(1),
   p: (app) => app.step(-1),
+  b: (app) => app.back(),
   "[": (app) => nextLayer(app, -1),
   "]": (app) => nextLayer(app, 1),
   h: (app) => nextHead(app, 1),

@@ -70,6 +70,12 @@ export function placeName({ layer, head }, run) {
 
 /** What is being seen, in one line. */
 export function captionOf(state, run) {
+  const over = run.side - run.covered;
+  const rest = `; no place stands for the last ${over} pixels at the right and at the bottom`;
+  return mapCaption(state, run) + (over > 0 ? rest : "");
+}
+
+function mapCaption(state, run) {
   const { map, patch, layer } = state;
   const places = run.grid ** 2;
   const chosen = patch === null ? null : patchName(patch, run.grid);

@@ -212,19 +212,26 @@ async function nearest(image, signal) {
   }
 }
 
-export async function drawNeighbours(image, label, run, nameOf, signal) {
+/** Says why there are no neighbours, or nothing. */
+function sayNone(why) {
+  $("neighbours-progress").hidden = true;
+  say($("neighbours-said"), why);
+  $("neighbours-wait").hidden = !why;
+}
+
+/** The nearest training images of what the server said of an image; a click shows one of them like any other. */
+export async function drawNeighbours({ id: image, label }, app, signal) {
+  const { run } = app;
   $("neighbours").hidden = !run.neighbours;
   if (!run.neighbours) return;
   $("near").setAttribute("aria-busy", "true");
   let found = [];
   try {
     found = await nearest(image, signal);
-    $("neighbours-wait").hidden = true;
+    sayNone(found.length === 0 ? "There is no training sample to compare this image with." : "");
   } catch (error) {
     if (aborted(error)) return;
-    $("neighbours-progress").hidden = true;
-    say($("neighbours-said"), error.message);
-    $("neighbours-wait").hidden = false;
+    sayNone(`There are none: ${error.message}.`);
   }
   const items = found.map((near) => {
     const same = label !== null && near.label === label;
@@ -235,13 +242,15 @@ export async function drawNeighbours(image, label, run, nameOf, signal) {
       draggable: false,
     });
     picture.classList.toggle("pixels", isSmall(run.side));
-    const said = element("span", { className: "name", textContent: nameOf(near.label) });
+    const said = element("span", { className: "name", textContent: app.nameOf(near.label) });
     if (same) {
       said.append(element("span", { className: "spoken", textContent: " (same label)" }));
       said.append(element("span", { className: "badge", "aria-hidden": true, textContent: "✓" }));
     }
     const like = element("span", { className: "quiet", textContent: near.similarity.toFixed(3) });
-    return element("li", { className: same ? "same" : "" }, picture, said, like);
+    const button = element("button", { type: "button", "data-id": near.id }, picture, said, like);
+    button.addEventListener("click", () => app.visit(near.id));
+    return element("li", { className: same ? "same" : "" }, button);
   });
   $("near").replaceChildren(...items);
   $("near").removeAttribute("aria-busy");

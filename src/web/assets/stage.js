@@ -24,8 +24,10 @@ export function drawnOf(state, numbers, run) {
 export class Stage {
   /** `chooses` is told the patch or the head that is clicked. */
   constructor(run, chooses) {
-    Object.assign(this, { run, chooses, values: null, several: false });
+    // No patch may stand for the last pixels at the right and at the bottom.
+    Object.assign(this, { run, chooses, values: null, several: false, share: run.covered / run.side });
     const stage = $("stage");
+    for (const { style } of [$("overlay"), $("marks")]) style.width = style.height = `${100 * this.share}%`;
     stage.classList.toggle("pixels", isSmall(run.side));
     stage.addEventListener("click", (event) => {
       const patch = this.#patchAt(event, stage);
@@ -112,15 +114,16 @@ export class Stage {
     maps.forEach((map, head) => {
       const context = place.children[head].querySelector("canvas").getContext("2d");
       const side = context.canvas.width;
+      const covered = side * this.share;
       paint(overlay, map, ranges[head], state.colours);
       context.imageSmoothingEnabled = !isSmall(this.run.side);
       context.globalAlpha = 1;
       context.drawImage(picture, 0, 0, side, side);
       context.imageSmoothingEnabled = false;
       context.globalAlpha = state.opacity / 100;
-      context.drawImage(overlay, 0, 0, side, side);
+      context.drawImage(overlay, 0, 0, covered, covered);
       context.globalAlpha = 1;
-      this.#drawMarks(context, side, state);
+      this.#drawMarks(context, covered, state);
     });
   }
 
@@ -153,9 +156,8 @@ export class Stage {
   #patchAt(event, box) {
     const { left, top, width, height } = box.getBoundingClientRect();
     const { grid } = this.run;
-    const [column, row] = [((event.clientX - left) / width) * grid, ((event.clientY - top) / height) * grid].map(
-      Math.floor,
-    );
+    const shares = [(event.clientX - left) / width, (event.clientY - top) / height];
+    const [column, row] = shares.map((share) => Math.floor((share / this.share) * grid));
     return row >= 0 && column >= 0 && row < grid && column < grid ? row * grid + column : null;
   }
 
