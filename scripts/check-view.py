@@ -3,10 +3,6 @@
 Called by check-view. Every deviation ends it with a message that says what to look at.
 """
 
-import array
-import functools
-import http.client
-import itertools
 import json
 import math
 import re
@@ -16,181 +12,23 @@ from urllib.parse import urlsplit
 
 from playwright.sync_api import Error, expect, sync_playwright
 
+from check_view_tools import DRAWN_APART, NOBODY, PATIENCE, Server, View, check, close, mean
+
 CHROMIUM = "/usr/bin/chromium"
-PATIENCE = 10_000  # milliseconds for what the page does at once
 ENCODING = 120_000  # milliseconds until all training samples are encoded
-DRAWN_APART = 1e-6
 SUMS_APART = 1e-4  # of the entries of a row, and of an entropy
 CONTRAST = 4.5  # WCAG 2.2, 1.4.3
 DESKTOP, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
-NOBODY = "999999999"
 # Claims to be 60,000 pixels a side.
 HUGE_PNG = bytes.fromhex("89504e470d0a1a0a 0000000d49484452 0000ea600000ea60 0802000000 0fb0e215")
-# What is no error: answers that are wanted here, requests that the page ends, and what the console says of either.
-EXPECTED = re.compile(rf"503 /api/neighbours/|422 /api/upload|404 /api/\w+/{NOBODY}|net::ERR_ABORTED|Failed to load")
-
-
-def check(condition, message):
-    if not condition:
-        raise AssertionError(message)
-
-
-def close(ours, theirs, most, message):
-    apart = [abs(a - b) for a, b in itertools.zip_longest(ours, theirs, fillvalue=math.inf)]
-    check(all(one <= most for one in apart), f"{message}: {max(apart):.2e} apart, at most {most:.0e}")
-
-
-def mean(maps):
-    return [sum(values) / len(maps) for values in zip(*maps)]
-
-
-class Server:
-    """Plain HTTP, without a browser."""
-
-    def __init__(self, url):
-        self.url, self.host = url.rstrip("/"), urlsplit(url).netloc
-
-    def ask(self, method, path, body=None, **headers):
-        connection = http.client.HTTPConnection(self.host, timeout=30)
-        try:
-            connection.request(method, path, body, {"Host": self.host, **headers}, encode_chunked=True)
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # Who has answered already need not read on.
-        response = connection.getresponse()
-        return response.status, response.headers, response.read()
-
-    def get(self, path):
-        status, _, body = self.ask("GET", path)
-        check(status == 200, f"GET {path}: {status} in place of 200: {body[:200]}")
-        return body
-
-    def json(self, path):
-        return json.loads(self.get(path))
-
-    def ids(self, count):
-        return [sample["id"] for sample in self.json(f"/api/samples?count={count}")["samples"]]
-
-    @functools.lru_cache(256)
-    def rows(self, path, places):
-        """Matrices of `places` rows, one after another."""
-        numbers = array.array("f", self.get(path))
-        check(numbers and len(numbers) % places**2 == 0, f"{path}: {len(numbers)} numbers, no maps of {places} patches")
-        return [list(numbers[start:start + places]) for start in range(0, len(numbers), places)]
-
-    def maps(self, path, run, patch, column=False):
-        """The map of each head, as the page must draw it."""
-        rows, places = self.rows(path, run["grid"] ** 2), run["grid"] ** 2
-        heads = [rows[start:start + places] for start in range(0, len(rows), places)]
-        if patch is None:
-            return [mean(head) for head in heads]
-        return [[row[patch] for row in head] if column else head[patch] for head in heads]
-
-
-class View:
-    """The page as somebody uses it."""
-
-    def __init__(self, browser, server, screenshots=None, **context):
-        self.browser, self.server, self.screenshots, self.wrong = browser, server, screenshots, []
-        self.page = browser.new_context(**context).new_page()
-        self.page.set_default_timeout(PATIENCE)
-        self.page.on("console", lambda said: said.type == "error" and self.note(said.text))
-        self.page.on("pageerror", lambda error: self.note(str(error)))
-        self.page.on("requestfailed", lambda asked: self.note(f"{asked.failure} {asked.url}"))
-        self.page.on("response", lambda one: one.status >= 400 and self.note(f"{one.status} {urlsplit(one.url).path}"))
-
-    def note(self, what):
-        self.wrong += [] if EXPECTED.match(what) else [what]
-
-    def clean(self, when):
-        check(not self.wrong, f"errors in the browser {when}: " + "; ".join(self.wrong))
-
-    def open(self, address=""):
-        self.page.goto(f"{self.server.url}/{address}")
-        self.settled()
-        self.run = self.page.evaluate("saccade.run")
-        return self
-
-    def picture(self, name):
-        if self.screenshots:
-            self.page.screenshot(path=f"{self.screenshots}/{name}.png", full_page=True)
-
-    def by(self, name):
-        return self.page.get_by_test_id(name)
-
-    def text(self, name):
-        return self.by(name).text_content().replace("−", "-")
-
-    def listed(self, pattern):
-        expect(self.by("page"), "chooser.js: the list of samples").to_have_text(re.compile(pattern))
-
-    def settled(self):
-        expect(self.by("stage"), "app.js: the map is not drawn").to_have_attribute("aria-busy", "false")
-
-    def until(self, condition, message):
-        """For what is seen in no element: asks again until it holds."""
-        end = time.monotonic() + PATIENCE / 1000
-        while not condition():
-            check(time.monotonic() < end, message)
-            self.page.wait_for_timeout(20)
-
-    def reaches(self, what, **expected):
-        self.until(lambda: expected.items() <= self.state.items(), f"{what}: not {expected}, state {self.state}")
-        self.settled()
-
-    state = property(lambda self: self.page.evaluate("saccade.state"))
-    map = property(lambda self: self.page.evaluate("Array.from(saccade.map() ?? [])"))
-
-    def pixels(self, canvas=None):
-        """The brightness of each pixel of a canvas, the overlay unless another is named."""
-        colours = (canvas or self.by("overlay")).evaluate("""canvas =>
-            [...canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data]""")
-        return [0.2126 * r + 0.7152 * g + 0.0722 * b for r, g, b in zip(*(colours[part::4] for part in range(3)))]
-
-    def place(self, patch):
-        box, grid = self.by("stage").bounding_box(), self.run["grid"]
-        return {"x": (patch % grid + 0.5) * box["width"] / grid, "y": (patch // grid + 0.5) * box["height"] / grid}
-
-    def click(self, patch):
-        self.by("stage").click(position=self.place(patch))
-        self.reaches("stage.js: after a click on a patch", patch=patch)
-
-    def choose(self, **radios):
-        for group, value in radios.items():
-            self.by(group).locator(f'input[value="{value}"]').check()
-            self.reaches(f"app.js: after a click on {value}", **{group: value})
-
-    def select(self, **lists):
-        for name, value in lists.items():
-            self.by(name).select_option(value)
-            self.settled()
-
-    def press(self, key, **expected):
-        self.page.keyboard.press(key)
-        self.reaches(f"keys.js: after the key {key}", **expected)
-
-    def drops(self, name, content):
-        """A file dropped on the page: bytes, or so many zeros."""
-        self.page.evaluate("""([name, content]) => {
-            const dataTransfer = new DataTransfer();
-            dataTransfer.items.add(new File([new Uint8Array(content)], name, { type: "image/png" }));
-            document.body.dispatchEvent(new DragEvent("drop", { bubbles: true, cancelable: true, dataTransfer }));
-        }""", [name, content])
-
-    def drawn(self, values, what):
-        close(self.map, values, DRAWN_APART, f"maps.js: the drawn map is not what the server sends, {what}")
-        self.painted(self.pixels(), values, what)
-
-    def painted(self, pixels, values, what):
-        check(len(pixels) == len(values), f"{what}: {len(pixels)} pixels are drawn, needs {len(values)}")
-        brightest, greatest = max(pixels), values.index(max(values))
-        check(pixels[greatest] == brightest, f"colours.js: the brightest patch is not {greatest}, {what}")
 
 
 def opens(view):
     """the page opens without errors, and shows the run"""
     status, headers, _ = view.server.ask("GET", "/")
-    policy = headers.get("Content-Security-Policy", "")
-    check(status == 200 and "default-src 'self'" in policy, f"GET /: {status}, Content-Security-Policy: '{policy}'")
+    said = {"Content-Security-Policy": "default-src 'self'", "Cross-Origin-Resource-Policy": "same-origin"}
+    for name, needed in said.items():
+        check(status == 200 and needed in headers.get(name, ""), f"GET /: {status}, {name}: '{headers.get(name)}'")
     view.open()
     run, [first] = view.server.json("/api/run"), view.server.ids(1)
     expect(view.by("run")).to_contain_text(run["encoder"])
@@ -266,6 +104,21 @@ def scales(view):
         view.drawn(values, f"in {colours}")
     check(view.pixels() != before, "colours.js: grey from 0 looks like viridis")
     view.select(scale="own", colours="viridis")
+
+
+def covers_its_pixels(view):
+    """the map lies over the pixels that its places stand for, and nowhere else"""
+    run, stage, overlay = view.run, view.by("stage").bounding_box(), view.by("overlay").bounding_box()
+    share = run["covered"] / run["side"]
+    for side, corner in (("width", "x"), ("height", "y")):
+        close([overlay[side] / stage[side]], [share], 0.01, f"stage.js: the {side} of the map beside the image's")
+        close([overlay[corner]], [stage[corner]], 1.0, "stage.js: the map's corner")
+    said = view.text("caption")
+    check(("stands for the last" in said) == (share < 1), f"maps.js: {run['covered']} pixels are covered; '{said}'")
+    if share < 1:
+        view.click(0)
+        view.by("stage").click(position={side: stage[box] - 2 for side, box in (("x", "width"), ("y", "height"))})
+        view.reaches("stage.js: after a click beyond the map", patch=0)
 
 
 def shows_all_heads(view):
@@ -348,6 +201,72 @@ def finds_neighbours(view):
         check(f"{one['similarity']:.3f}" in text, f"panels.js: similarity {one['similarity']} is said as '{text}'")
 
 
+def follows_neighbours(view):
+    """a neighbour is shown like any other image, by click or by key, and there is a way back"""
+    if not view.run["neighbours"]:
+        return
+    run, first, title = view.run, view.state["image"], view.by("title").text_content()
+    near, back = view.by("near").locator("button"), view.by("back")
+    names = near.evaluate_all("all => all.map((one) => one.dataset.id)")
+    expect(back).to_be_hidden()
+    view.choose(map="similarity")
+
+    def is_shown(image, what):
+        view.reaches(f"app.js: {what}", image=image)
+        look = view.server.json(f"/api/look/{image}")
+        label = next((one["name"] for one in run["labels"] if one["label"] == look["label"]), None)
+        named = "no label" if look["label"] is None else label or f"label {look['label']}"
+        ending = " (training sample)" if image.startswith("t") else ""
+        said = look["key"] if look["label"] is None else f"{look['key']}, {named}"
+        expect(view.by("title"), what).to_have_text(said + ending)
+        values = view.server.maps(f"/api/similarity/{image}", run, view.state["patch"])[0]
+        view.drawn(values, f"of {image}, {what}")
+
+    near.first.click()
+    is_shown(names[0], "after a click on a neighbour")
+    expect(back).to_have_text(f"← Back to {title}")
+    expect(view.by("title"), "app.js: after a click on a neighbour").to_be_focused()
+    expect(view.by("title"), "app.js: what is shown is out of sight").to_be_in_viewport()
+    for name, size in (("phone", PHONE), ("desktop", DESKTOP)):
+        view.page.set_viewport_size(size)
+        expect(back, f"style.css: the way back on a {name}").to_be_visible()
+        width = view.page.evaluate("document.documentElement.scrollWidth")
+        check(width <= size["width"], f"style.css: with a way back, the page is {width} pixels wide on a {name}")
+        view.picture(f"neighbour-{name}-{run['kind']}")
+    expect(near.first, "panels.js: a neighbour's own neighbours").not_to_have_attribute("data-id", names[0])
+    second = near.nth(1).get_attribute("data-id")
+    near.nth(1).focus()
+    view.page.keyboard.press("Enter")
+    is_shown(second, "after Enter on a neighbour")
+    view.press("b", image=names[0])
+    back.click()
+    is_shown(first, "after the way back")
+    expect(back).to_be_hidden()
+    view.press("b", image=first)
+    view.page.go_forward()
+    is_shown(names[0], "after the browser's way forward")
+    view.page.reload()
+    view.settled()
+    expect(back, "app.js: after the page was loaded again").to_have_text(f"← Back to {title}")
+    back.click()
+    is_shown(first, "after the way back from a page that was loaded again")
+
+
+def says_why_there_are_none(view):
+    """why there are no neighbours is said in words"""
+    if not view.run["neighbours"]:
+        return
+    why = "the training samples cannot be encoded"
+    answers = [(500, {"error": why}, f"There are none: {why}."), (200, {"neighbours": []}, "There is no training")]
+    for status, answer, said in answers:
+        other = View(view.browser, view.server)
+        other.page.route("**/api/neighbours/**", lambda route: route.fulfill(status=status, json=answer))
+        other.open()
+        expect(other.by("neighbours-wait"), "panels.js").to_contain_text(said)
+        expect(other.by("near").locator("li")).to_have_count(0)
+        other.clean("where there are no neighbours")
+
+
 def takes_uploads(view):
     """a picture of one's own is shown; what is none is refused in words"""
     name, png = "<b>own</b> ä.png", view.server.get(f"/api/image/{view.state['image']}")
@@ -395,7 +314,9 @@ def is_named_and_focused(view):
     """every control has a name, and shows that it is focused"""
     view.page.reload()
     view.settled()
-    met, name, tag = {}, "", ""
+    run, met, name, tag = view.run, {}, "", ""
+    if run["neighbours"]:
+        expect(view.by("near").locator("button"), "panels.js: no neighbours").not_to_have_count(0)
     while tag != "BODY" and len(met) < 100:
         met[name] = True
         view.page.keyboard.press("Tab")
@@ -409,6 +330,7 @@ def is_named_and_focused(view):
         check(outline != "none" or tag == "BODY", f"style.css: {name} does not show that it is focused")
         check(said, f"index.html: a control of {name} has no name")
     wanted = "skip help-open class key thumbs upload map stage colours scale opacity grid".split()
+    wanted += ["near"] if run["neighbours"] else []
     check([name for name in met if name in wanted] == wanted, f"index.html: Tab goes by {list(met)}, needs {wanted}")
 
 
@@ -491,6 +413,27 @@ def fits_screens(view):
         phone.clean("on a phone")
 
 
+def keeps_strangers_out(view):
+    """pages of other sites get nothing, but a link on them leads here"""
+    server, [first] = view.server, view.server.ids(1)
+    page = view.browser.new_context().new_page()
+    page.set_default_timeout(PATIENCE)
+    body = f"""<a href="{server.url}/#image={first}">look</a><img src="{server.url}/api/image/{first}">
+        <iframe src="{server.url}/"></iframe>"""
+    elsewhere = f"http://localhost:{urlsplit(server.url).port}/elsewhere"
+    page.route(elsewhere, lambda route: route.fulfill(content_type="text/html", body=body))
+    page.goto(elsewhere)
+    check(page.evaluate("document.querySelector('img').naturalWidth") == 0, "names.rs: another site shows an image")
+    asks = "path => fetch(path, { mode: 'no-cors' }).then((one) => one.type, () => 'refused')"
+    asked = page.evaluate(asks, f"{server.url}/api/run")
+    check(asked == "refused", f"mod.rs: another site's request is answered ({asked})")
+    framed = [frame for frame in page.frames[1:] if frame.locator("#run").count()]
+    check(not framed, "mod.rs: another site has the page in a frame")
+    page.get_by_text("look").click()
+    expect(page.get_by_test_id("stage"), "a link elsewhere").to_have_attribute("aria-busy", "false")
+    page.context.close()
+
+
 def refuses(view):
     """bad requests are refused with a reason, and the server lives on"""
     server, run, [first] = view.server, view.run, view.server.ids(1)
@@ -512,6 +455,8 @@ def refuses(view):
         *post(422, b"", b"no image", HUGE_PNG), *post(403, b"x", Origin="http://evil.example"),
         *known(403, f"evil.example:{port}", f"127.0.0.1.evil.example:{port}", "evil.example"),
         *known(200, f"localhost:{port}", f"127.0.0.1:{port}", f"[::1]:{port}"),
+        *((403, "GET", "/api/run", None, {"Sec-Fetch-Site": site}) for site in ("cross-site", "same-site")),
+        (200, "GET", "/api/run", None, {"Sec-Fetch-Site": "same-origin"}),
     ]
     for wanted, method, path, body, headers in requests:
         status, said, answer = server.ask(method, path, body, **headers)
@@ -528,9 +473,10 @@ def main(url, folder=None):
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         view = View(browser, Server(url), folder, viewport=DESKTOP, color_scheme="light")
-        for part in (opens, chooses, draws_attention, scales, shows_all_heads, tells_entropy, rolls_out, draws_energy,
-                     finds_neighbours, takes_uploads, obeys_keys, is_named_and_focused, loads_ahead, reopens,
-                     fits_screens, refuses):
+        for part in (opens, chooses, draws_attention, scales, covers_its_pixels, shows_all_heads, tells_entropy,
+                     rolls_out, draws_energy, finds_neighbours, follows_neighbours, says_why_there_are_none,
+                     takes_uploads, obeys_keys, is_named_and_focused, loads_ahead, reopens, fits_screens,
+                     keeps_strangers_out, refuses):
             if part in (draws_attention, shows_all_heads, tells_entropy) and view.run["layers"] == 0:
                 continue
             began = time.monotonic()
