@@ -1,22 +1,31 @@
 //! Samples → a shard: the same samples give the same bytes, whoever writes them, where and when.
 //!
 //! A shard is written beside its place, as `NAME.part`, and put there when it is whole and on the disk, with its index.
-//! A writer that is dropped before leaves nothing.
+//! A writer that is dropped before leaves nothing. A set of shards is written by `SetWriter`, which can be taken up again.
 
-use std::ffi::OsString;
-use std::fs::{self, File, TryLockError};
-use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::MetadataExt;
+mod beside;
+mod lists;
+mod set;
+mod state;
+
+use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use ::tar::{EntryType, Header};
 
-use super::index::{Cache, Index, Stamp};
+use self::beside::{Beside, Hashed};
+pub use self::lists::Dropped;
+pub use self::set::{SetAccount, SetSpec, SetWriter, Split, Written};
+use super::index::{Cache, Index, Stamp, hex};
 use super::table::{self, Builder, LABEL, split_name};
 use super::tar::TarError;
 
-/// Many samples a write; half as much is slower on a network's disk, twice as much is no faster.
-const BUFFER_BYTES: usize = 1 << 20;
+/// Headers, data and the end of a tar are multiples of this.
+const BLOCK_BYTES: usize = 512;
+
+/// Two blocks of zeros end a tar.
+const END_BYTES: usize = 2 * BLOCK_BYTES;
 
 /// The room for a name in a header.
 const NAME_BYTES: usize = 100;
@@ -34,15 +43,30 @@ pub enum WriteError {
     Unsound { path: PathBuf, source: TarError },
     #[error("{path}: cannot be written")]
     Io { path: PathBuf, source: io::Error },
+    #[error("{path}: an unfinished set of another request lies here, repeat that request or start over with --force")]
+    Unfinished { path: PathBuf },
+    #[error("`{name}`: a set is named as its shards' files begin, without `/` and not empty")]
+    SetName { name: String },
+    #[error("{path}: two samples after one another have the key `{key}`, keys must be unique")]
+    SameKey { path: PathBuf, key: String },
 }
 
 /// A shard that is being written.
 pub struct ShardWriter {
     path: PathBuf,
     force: bool,
-    tar: ::tar::Builder<Counted>,
+    file: Hashed,
     table: Builder,
     beside: Beside,
+}
+
+/// A shard that is whole and on the disk, but not in its place yet.
+pub struct Sealed {
+    path: PathBuf,
+    force: bool,
+    beside: Beside,
+    index: Index,
+    sha256: [u8; 32],
 }
 
 impl ShardWriter {
@@ -55,8 +79,7 @@ impl ShardWriter {
             refuse(path)?;
         }
         let (beside, file) = Beside::create(path)?;
-        let tar = ::tar::Builder::new(Counted { file: BufWriter::with_capacity(BUFFER_BYTES, file), bytes: 0 });
-        Ok(Self { path: path.to_owned(), force, tar, table: Builder::default(), beside })
+        Ok(Self { path: path.to_owned(), force, file, table: Builder::default(), beside })
     }
 
     /// Adds a member; those of one sample come one after the other.
@@ -74,25 +97,33 @@ impl ShardWriter {
         pushed.map_err(|source| WriteError::Unsound { path: self.path.clone(), source })
     }
 
+    /// Bytes of the shard if it were finished now.
+    pub fn bytes(&self) -> u64 {
+        self.file.bytes() + END_BYTES as u64
+    }
+
+    /// Ends the shard, brings it to the disk, and leaves it beside its place.
+    ///
+    /// # Errors
+    /// When the disk fails, or when a key stands in two places of the shard.
+    pub fn seal(self) -> Result<Sealed, WriteError> {
+        let Self { path, force, mut file, table, beside } = self;
+        let failed = |source| WriteError::Io { path: path.clone(), source };
+        let table = table.finish().map_err(|source| WriteError::Unsound { path: path.clone(), source })?;
+        file.push(&[0; END_BYTES]).map_err(failed)?;
+        let (file, sha256) = file.sync().map_err(failed)?;
+        let stamp = Stamp::of(&file.metadata().map_err(failed)?);
+        Ok(Sealed { force, beside, index: Index { stamp, table }, sha256, path })
+    }
+
     /// Puts the shard in its place, and its index beside it or into the cache; returns the shard's size in bytes.
     ///
     /// # Errors
     /// When the disk fails, or when a shard has come into its place meanwhile.
     pub fn finish(self, cache: &Cache) -> Result<u64, WriteError> {
-        let Self { path, force, tar, table, beside } = self;
-        let failed = |source| WriteError::Io { path: path.clone(), source };
-        let table = table.finish().map_err(|source| WriteError::Unsound { path: path.clone(), source })?;
-        let buffer = tar.into_inner().map_err(failed)?.file;
-        let file = buffer.into_inner().map_err(|error| failed(error.into_error()))?;
-        file.sync_all().map_err(failed)?;
-        let stamp = Stamp::of(&file.metadata().map_err(failed)?);
-        if !force {
-            refuse(&path)?;
-        }
-        beside.rename(&path).map_err(failed)?;
-        sync_folder(&path).map_err(failed)?;
-        Index { stamp, table }.keep(&path, cache);
-        Ok(stamp.size)
+        let sealed = self.seal()?;
+        let size = sealed.stamp().size;
+        sealed.place(cache).map(|()| size)
     }
 
     /// Where the member's data begins.
@@ -104,23 +135,72 @@ impl ShardWriter {
         header.set_gid(0);
         header.set_mtime(0);
         header.set_size(data.len() as u64);
-        // POSIX has no other characters in a header; a PAX record takes all, of any length.
-        let is_plain = name.len() <= NAME_BYTES && name.bytes().all(|byte| matches!(byte, b' '..=b'~'));
-        if !is_plain {
-            self.tar.append_pax_extensions([("path", name.as_bytes())])?;
+        if !is_plain(name) {
+            self.file.push(&path_record(name)?)?;
         }
         // Without a record nothing is cut or replaced; with one, this is for people who look at the bytes.
         let shown = name.bytes().map(|byte| if matches!(byte, b' '..=b'~') { byte } else { b'?' });
         header.as_old_mut().name.iter_mut().zip(shown).for_each(|(place, byte)| *place = byte);
         header.set_cksum();
-        let offset = self.tar.get_ref().bytes + header.as_bytes().len() as u64;
-        self.tar.append(&header, data)?;
+        self.file.push(header.as_bytes())?;
+        let offset = self.file.bytes();
+        self.file.push(data)?;
+        self.file.pad(BLOCK_BYTES)?;
         Ok(offset)
     }
 
     fn failed(&self, source: io::Error) -> WriteError {
         WriteError::Io { path: self.path.clone(), source }
     }
+}
+
+impl Sealed {
+    /// By which the file is known again once it is in its place.
+    pub fn stamp(&self) -> Stamp {
+        self.index.stamp
+    }
+
+    pub fn sha256(&self) -> String {
+        hex(&self.sha256)
+    }
+
+    /// Puts the shard in its place, and its index beside it or into the cache.
+    ///
+    /// # Errors
+    /// When the disk fails, or when a shard has come into its place meanwhile.
+    pub fn place(self, cache: &Cache) -> Result<(), WriteError> {
+        let Self { path, force, beside, index, .. } = self;
+        let failed = |source| WriteError::Io { path: path.clone(), source };
+        if !force {
+            refuse(&path)?;
+        }
+        beside.rename(&path).map_err(failed)?;
+        sync_folder(&path).map_err(failed)?;
+        index.keep(&path, cache);
+        Ok(())
+    }
+}
+
+/// Bytes that a member takes in a shard, with its headers.
+pub fn member_bytes(key: &str, extension: &str, length: usize) -> u64 {
+    let name = format!("{key}.{extension}");
+    // A record longer than a block has a name that is longer than any file system takes; it is counted all the same.
+    let record = if is_plain(&name) { 0 } else { path_record(&name).map_or(0, |record| record.len()) };
+    (record + BLOCK_BYTES + length.next_multiple_of(BLOCK_BYTES)) as u64
+}
+
+/// POSIX has no other characters in a header; a PAX record takes all, of any length.
+fn is_plain(name: &str) -> bool {
+    name.len() <= NAME_BYTES && name.bytes().all(|byte| matches!(byte, b' '..=b'~'))
+}
+
+/// The PAX record that names the member after it.
+fn path_record(name: &str) -> io::Result<Vec<u8>> {
+    let mut tar = ::tar::Builder::new(Vec::new());
+    tar.append_pax_extensions([("path", name.as_bytes())])?;
+    let mut record = tar.into_inner()?;
+    record.truncate(record.len().saturating_sub(END_BYTES));
+    Ok(record)
 }
 
 /// # Errors
@@ -145,67 +225,4 @@ pub fn free_bytes(path: &Path) -> io::Result<u64> {
 fn sync_folder(path: &Path) -> io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(folder)?.sync_all()
-}
-
-/// The file beside a shard's place; removed unless it is renamed.
-struct Beside {
-    path: PathBuf,
-    renamed: bool,
-    /// Keeps the lock until the file is renamed or removed.
-    _lock: File,
-}
-
-impl Beside {
-    fn create(shard: &Path) -> Result<(Self, File), WriteError> {
-        let mut name: OsString = shard.as_os_str().to_owned();
-        name.push(".part");
-        let path = PathBuf::from(name);
-        let failed = |source| WriteError::Io { path: path.clone(), source };
-        // What a killed process left is taken over, what a living one writes is not.
-        let file = File::options().write(true).create(true).truncate(false).open(&path).map_err(failed)?;
-        if let Err(TryLockError::WouldBlock) = file.try_lock() {
-            return Err(WriteError::Busy { path });
-        }
-        // Its writer may have put it in place between the opening and the lock.
-        let named = fs::metadata(&path).map(|named| (named.dev(), named.ino())).ok();
-        let opened = file.metadata().map_err(failed)?;
-        if named != Some((opened.dev(), opened.ino())) {
-            return Err(WriteError::Busy { path });
-        }
-        file.set_len(0).map_err(failed)?;
-        let lock = file.try_clone().map_err(failed)?;
-        Ok((Self { path, renamed: false, _lock: lock }, file))
-    }
-
-    fn rename(mut self, shard: &Path) -> io::Result<()> {
-        fs::rename(&self.path, shard)?;
-        self.renamed = true;
-        Ok(())
-    }
-}
-
-impl Drop for Beside {
-    fn drop(&mut self) {
-        if !self.renamed {
-            let _ = fs::remove_file(&self.path);
-        }
-    }
-}
-
-/// Knows how many bytes were written.
-struct Counted {
-    file: BufWriter<File>,
-    bytes: u64,
-}
-
-impl Write for Counted {
-    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        let written = self.file.write(data)?;
-        self.bytes += written as u64;
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
-    }
 }
