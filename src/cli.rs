@@ -3,6 +3,7 @@
 mod eval;
 mod progress;
 mod report;
+mod serving;
 mod shards;
 mod tune;
 mod view;
@@ -18,7 +19,6 @@ use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 use serde_json::json;
 use tokio::runtime::Runtime;
-use tokio::sync::oneshot;
 
 use crate::config::{Plan, RunConfig};
 use crate::pipeline::Counts;
@@ -26,8 +26,10 @@ use crate::run::bench::{self, Figures};
 use crate::run::exchange::{self, Which};
 use crate::run::folder::{self, RunFolder};
 use crate::run::{Event, Outcome, Surroundings, free_folder, ready, show, stream as stream_of};
-use crate::telemetry::{Telemetry, server};
+use crate::telemetry::Telemetry;
+use crate::telemetry::server::{self, End};
 use progress::{Progress, bytes, complaints, count};
+use serving::Serving;
 use shards::ShardsVerb;
 use tune::TuneArgs;
 
@@ -271,17 +273,21 @@ fn train(args: TrainArgs) -> Result<()> {
         (None, None) => bail!("a pipeline file or --resume is needed"),
     };
     let interrupted = Arc::new(AtomicBool::new(false));
-    runtime.spawn(leave_on_signals(Arc::clone(&interrupted)));
+    let signals = runtime.spawn(leave_on_signals(Arc::clone(&interrupted)));
     let mut progress = Progress::new(&plan, folder.path(), serving.address(), telemetry.clone());
     let mut tell = |event: Event| progress.show(&event);
     let around =
         Surroundings { runtime: runtime.handle(), telemetry: &telemetry, interrupted: &interrupted, tell: &mut tell };
     let outcome = crate::run::train(&plan, &folder, around);
     progress.end();
-    serving.stop(&runtime);
+    signals.abort();
     let path = folder.path().display();
     match outcome? {
-        Outcome::Finished => say(&format!("done: {path}")),
+        Outcome::Finished => {
+            say(&format!("done: {path}"))?;
+            serving.stop(&runtime, End::AfterScrape);
+            Ok(())
+        }
         Outcome::Stopped { steps } => {
             say(&format!("stopped after step {steps} of {}; go on with: saccade train --resume {path}", plan.steps))
         }
@@ -419,7 +425,7 @@ fn measure(args: BenchArgs) -> Result<()> {
         BenchWhat::Step => bench::step(&plan, limit, runtime.handle(), &telemetry),
         BenchWhat::Train => bench::train(&plan, limit, runtime.handle(), &telemetry),
     };
-    serving.stop(&runtime);
+    serving.stop(&runtime, End::Now);
     let figures = measured?;
     if args.json { say_json(&figures) } else { say(&table(&figures)) }
 }
@@ -438,42 +444,6 @@ fn table(figures: &Figures) -> String {
         );
     }
     text + &format!("limited by: {}", figures.bottleneck.as_deref().unwrap_or("nothing yet"))
-}
-
-/// The telemetry's port, served until told to stop.
-struct Serving {
-    address: Option<std::net::SocketAddr>,
-    stop: Option<(oneshot::Sender<()>, tokio::task::JoinHandle<()>)>,
-}
-
-impl Serving {
-    fn start(config: &RunConfig, telemetry: &Telemetry, runtime: &Runtime) -> Result<Self> {
-        let Some(address) = config.telemetry.address else {
-            return Ok(Self { address: None, stop: None });
-        };
-        let listener = server::bind(address)?;
-        let address = listener.address();
-        let (stop, stopped) = oneshot::channel();
-        let telemetry = telemetry.clone();
-        let task = runtime.spawn(async move {
-            let end = async { drop(stopped.await) };
-            if let Err(error) = server::serve(listener, telemetry, end).await {
-                tracing::warn!("{error}");
-            }
-        });
-        Ok(Self { address: Some(address), stop: Some((stop, task)) })
-    }
-
-    fn address(&self) -> Option<std::net::SocketAddr> {
-        self.address
-    }
-
-    fn stop(self, runtime: &Runtime) {
-        if let Some((stop, task)) = self.stop {
-            let _ = stop.send(());
-            let _ = runtime.block_on(task);
-        }
-    }
 }
 
 fn change(text: &str) -> Result<String, String> {

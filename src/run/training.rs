@@ -380,9 +380,7 @@ fn publish(line: &StepLine, telemetry: &Telemetry) {
     for (output, health) in &line.features {
         telemetry.set_features(output, health.deviation, health.rankme, health.alpha);
     }
-    for (iteration, energy) in line.energies.iter().enumerate() {
-        telemetry.set_energy(iteration, *energy);
-    }
+    telemetry.set_energies(&line.energies);
     if !line.features.is_empty() {
         for (output, kind) in Output::ALL.into_iter().flat_map(|output| Kind::ALL.map(|kind| (output, kind))) {
             let is_collapsed = line.collapses.iter().any(|found| (found.output, found.kind) == (output, kind));

@@ -38,6 +38,12 @@ const SAMPLE_SECONDS: &[f64] =
 /// From a tiny encoder on a GPU to a huge one with accumulated gradients.
 const STEP_SECONDS: &[f64] = &[5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 60.0];
 
+/// Series of one energy, at most: a panel with more lines tells nothing more.
+pub const MOST_ENERGIES: usize = 32;
+
+/// Series of one process, buckets too. A new metric may need a higher bound; `dashboards/README.md` states it as well.
+pub const MOST_SERIES: usize = 450;
+
 pub const STAGE_SAMPLES: Metric =
     metric("saccade_stage_samples_total", Kind::Counter, &["stage"], "Samples that a stage has finished.");
 pub const STAGE_BYTES: Metric = metric(

@@ -5,6 +5,7 @@
 
 pub mod bottleneck;
 pub mod catalogue;
+mod connections;
 mod exporter;
 mod histogram;
 pub mod log;
@@ -109,6 +110,9 @@ impl Gauge {
 }
 
 /// All the measurements of one process; clones share them.
+///
+/// The values of labels are texts of the program (`&'static str`) but for the run's name, so no key and no path can make
+/// series without end: there are at most [`catalogue::MOST_SERIES`].
 #[derive(Clone)]
 pub struct Telemetry(Arc<Shared>);
 
@@ -165,12 +169,12 @@ impl Telemetry {
     }
 
     /// Sets one named summand of the loss.
-    pub fn set_term(&self, term: &str, value: f64) {
+    pub fn set_term(&self, term: &'static str, value: f64) {
         self.0.exporter.gauge(&catalogue::LOSS_TERM, &[term]).set(value);
     }
 
     /// Sets how much the pooled features of an output differ, and along how many directions.
-    pub fn set_features(&self, output: &str, deviation: f64, rankme: f64, alpha: Option<f64>) {
+    pub fn set_features(&self, output: &'static str, deviation: f64, rankme: f64, alpha: Option<f64>) {
         let set = |metric, value| self.0.exporter.gauge(metric, &[output]).set(value);
         set(&catalogue::FEATURE_DEVIATION, deviation);
         set(&catalogue::FEATURE_RANKME, rankme);
@@ -179,18 +183,22 @@ impl Telemetry {
         }
     }
 
-    /// Sets the energy per token after so many iterations.
-    pub fn set_energy(&self, iterations: usize, energy: f64) {
-        self.0.exporter.gauge(&catalogue::ENERGY, &[&iterations.to_string()]).set(energy);
+    /// Sets the energies per token before the first iteration and after each; of many iterations the last one, and every
+    /// so many before it.
+    pub fn set_energies(&self, energies: &[f64]) {
+        let every = energies.len().div_ceil(catalogue::MOST_ENERGIES).max(1);
+        for (iterations, energy) in energies.iter().enumerate().rev().step_by(every) {
+            self.0.exporter.gauge(&catalogue::ENERGY, &[&iterations.to_string()]).set(*energy);
+        }
     }
 
     /// Sets whether an output is found collapsed.
-    pub fn set_collapse(&self, output: &str, kind: &str, is_collapsed: bool) {
+    pub fn set_collapse(&self, output: &'static str, kind: &'static str, is_collapsed: bool) {
         self.0.exporter.gauge(&catalogue::COLLAPSE, &[output, kind]).set(if is_collapsed { 1.0 } else { 0.0 });
     }
 
     /// Sets the latest score of an evaluation.
-    pub fn set_score(&self, score: &str, value: f64) {
+    pub fn set_score(&self, score: &'static str, value: f64) {
         self.0.exporter.gauge(&catalogue::SCORE, &[score]).set(value);
     }
 

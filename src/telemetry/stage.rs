@@ -284,8 +284,8 @@ impl StageMeter {
 
     /// Counts one quarantined sample. Takes a lock for a moment: not meant for every sample.
     ///
-    /// `reason` becomes a label's value, so it must come from a small set: no keys, no paths.
-    pub fn skipped(&self, reason: &str) {
+    /// `reason` becomes a label's value.
+    pub fn skipped(&self, reason: &'static str) {
         self.cells.skipped.fetch_add(1, Relaxed);
         self.exporter.counter(&catalogue::STAGE_SKIPPED, &[self.stage.name(), reason]).increment(1);
     }

@@ -57,6 +57,7 @@ mod tensorboard;
 mod collapse;
 // Metrics, the port, the bottleneck.
 mod telemetry;
+mod port;
 mod bottleneck;
 // Pipeline files to Plans.
 mod plans;

@@ -1,20 +1,17 @@
-//! What `/metrics` says, how it is served, and which stage is called the bottleneck.
+//! What `/metrics` says, and which stage is called the bottleneck.
 
 use std::io::Write;
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use saccade::pipeline::decode::Reason;
 use saccade::telemetry::bottleneck::limiting;
 use saccade::telemetry::catalogue::{self, Kind};
-use saccade::telemetry::{Gauge, Queue, Stage, StageTotals, Telemetry, TelemetryConfig, server};
-use tokio::runtime::Runtime;
-use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
+use saccade::telemetry::{Gauge, Queue, Stage, StageTotals, Telemetry};
+use saccade::train::collapse::{Kind as CollapseKind, Output};
 
 use crate::exposition::{parse, value};
-use crate::prometheus::{self, Prometheus, scrape};
 
 // The text format
 
@@ -206,6 +203,48 @@ fn the_process_tells_its_needs() {
     assert!((-1.5..86_400.0).contains(&age), "started {age} s ago");
 }
 
+#[test]
+fn series_stay_within_the_stated_bound_whatever_happens() {
+    let telemetry = Telemetry::new("run");
+    let everything = || {
+        for (stage, reason) in Stage::ALL.into_iter().flat_map(|stage| REASONS.map(|reason| (stage, reason))) {
+            telemetry.stage(stage).skipped(reason.name());
+        }
+        for term in ["prediction", "cycle", "variance", "covariance", "direction", "magnitude", "rotation"] {
+            telemetry.set_term(term, 1.0);
+        }
+        for output in Output::ALL.map(Output::name) {
+            telemetry.set_features(output, 0.5, 2.0, Some(1.0));
+            CollapseKind::ALL.iter().for_each(|kind| telemetry.set_collapse(output, kind.name(), false));
+        }
+        let baselines = ["knn", "knn_before_training", "knn_raw_pixels"];
+        let others = ["rankme", "probe_top1", "probe_top5", "correlation_dimension", "alpha", "lidar"];
+        baselines.iter().chain(&others).for_each(|score| telemetry.set_score(score, 0.5));
+        telemetry.set_energies(&[-1.0; 100_000]);
+    };
+    everything();
+    let series = series(&telemetry);
+    assert!(series <= catalogue::MOST_SERIES, "{series}");
+    everything();
+    assert_eq!(self::series(&telemetry), series, "the same again makes no more of them");
+    // The bound is near what a run really has.
+    assert!(self::series(&used()) > catalogue::MOST_SERIES / 2);
+}
+
+#[test]
+fn of_many_energies_the_last_is_among_those_that_are_shown() {
+    for (iterations, expected) in [(1, 1), (2, 2), (13, 13), (32, 32), (33, 17), (1000, 32)] {
+        let telemetry = Telemetry::new("run");
+        let energies: Vec<f64> = (0..iterations).map(f64::from).collect();
+        telemetry.set_energies(&energies);
+        let families = parse(&telemetry.render());
+        let shown = &families["saccade_energy"].series;
+        let last = (iterations - 1).to_string();
+        assert_eq!(shown.len(), expected, "{iterations}");
+        assert_eq!(value(&families, "saccade_energy", &[("iterations", &last)]), f64::from(iterations - 1));
+    }
+}
+
 // The bottleneck
 
 /// Milliseconds busy, starved and blocked, by stage.
@@ -269,106 +308,25 @@ fn nothing_limits_before_anything_has_worked() {
     }
 }
 
-// The server
-
-#[test]
-fn the_configuration_is_an_address_or_nothing() {
-    let read = toml::from_str::<TelemetryConfig>;
-    assert_eq!(read("").unwrap(), TelemetryConfig::default());
-    let local = SocketAddr::from((Ipv4Addr::LOCALHOST, 9400));
-    assert_eq!(read("address = '127.0.0.1:9400'").unwrap().address, Some(local));
-    for wrong in ["address = '127.0.0.1'", "address = 9400", "address = 'here:1'", "adress = '127.0.0.1:9400'"] {
-        assert!(read(wrong).is_err(), "{wrong}");
-    }
-}
-
-#[test]
-fn a_port_in_use_is_an_error_at_once() {
-    let first = server::bind(any_port()).unwrap();
-    let error = server::bind(first.address()).unwrap_err();
-    let expected = format!(
-        "telemetry address {}: the port is in use, choose another or end the process that listens there",
-        first.address()
-    );
-    assert_eq!(error.to_string(), expected);
-    drop(first);
-}
-
-#[test]
-fn an_address_of_another_machine_is_an_error_at_once() {
-    // Reserved for documentation (RFC 5737), so no machine has it.
-    let error = server::bind(SocketAddr::from((Ipv4Addr::new(192, 0, 2, 1), 9400))).unwrap_err();
-    assert_eq!(error.to_string(), "telemetry address 192.0.2.1:9400: cannot listen");
-}
-
-#[test]
-fn the_server_answers_what_it_has_and_nothing_else() {
-    let served = Served::start(used());
-    for (path, status, content_type, beginning) in [
-        ("/metrics", 200, "\r\ncontent-type: text/plain; version=0.0.4\r\n", "# HELP "),
-        ("/healthz", 200, "\r\ncontent-type: text/plain", "ok"),
-        ("/", 404, "", ""),
-        ("/metrics/", 404, "", ""),
-        ("/../etc/passwd", 404, "", ""),
-        ("/%00", 404, "", ""),
-    ] {
-        let answer = prometheus::get(served.address, path).unwrap();
-        assert_eq!(answer.status, status, "{path}: {}", answer.head);
-        assert!(answer.head.contains(content_type), "{path}: {}", answer.head);
-        assert!(answer.body.starts_with(beginning), "{path}: {}", answer.body);
-    }
-    served.stop();
-}
-
-#[test]
-fn garbage_is_refused_and_serving_goes_on() {
-    let served = Served::start(used());
-    let long = format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(1 << 20));
-    for garbage in [&b"\x00\xff\x16\x03\x01\r\n\r\n"[..], b"GET\r\n\r\n", b"POST /metrics HTTP/9.9\r\n\r\n"] {
-        let answer = prometheus::request(served.address, garbage).unwrap();
-        assert!((400..500).contains(&answer.status), "{garbage:?}: {}", answer.head);
-    }
-    // The server may hang up before all of it is sent, and that is an answer too.
-    if let Ok(answer) = prometheus::request(served.address, long.as_bytes()) {
-        assert!((400..500).contains(&answer.status), "{}", answer.head);
-    }
-    assert_eq!(prometheus::get(served.address, "/healthz").unwrap().body, "ok");
-    served.stop();
-}
-
-#[test]
-fn a_client_that_never_finishes_does_not_hold_up_the_end() {
-    let served = Served::start(used());
-    let mut client = TcpStream::connect(served.address).unwrap();
-    client.write_all(b"GET /metr").unwrap();
-    assert_eq!(prometheus::get(served.address, "/healthz").unwrap().body, "ok");
-    let address = served.address;
-    served.stop();
-    server::bind(address).unwrap();
-}
-
-#[test]
-fn prometheus_scrapes_and_sees_a_counter_move() {
-    let telemetry = used();
-    let served = Served::start(telemetry.clone());
-    let prometheus = Prometheus::start(served.address.port());
-    let samples = r#"saccade_stage_samples_total{stage="decode"}"#;
-    let found = prometheus.wait_for(samples, |found| !found.is_empty());
-    assert_eq!((found.len(), found[0].value), (1, 3.0));
-    telemetry.stage(Stage::Decode).samples(39);
-    prometheus.wait_for(samples, |found| found.first().is_some_and(|series| series.value == 42.0));
-    assert_eq!(prometheus.query("up")[0].value, 1.0);
-    let found = prometheus.query("saccade_loss_term");
-    assert_eq!((found[0].labels["term"].as_str(), found[0].value), ("prediction", 0.5));
-    let slowest = prometheus.query(r#"histogram_quantile(1, saccade_stage_sample_seconds_bucket{stage="decode"})"#);
-    assert_eq!(slowest[0].value, 0.0025);
-    served.stop();
-}
-
 // Help for the tests above
 
+const REASONS: [Reason; 8] = [
+    Reason::Empty,
+    Reason::UnknownFormat,
+    Reason::Unsupported,
+    Reason::Truncated,
+    Reason::Damaged,
+    Reason::TooLarge,
+    Reason::Panicked,
+    Reason::Lost,
+];
+
+fn series(telemetry: &Telemetry) -> usize {
+    parse(&telemetry.render()).values().map(|family| family.series.len()).sum()
+}
+
 /// A telemetry to which a little of everything has happened.
-fn used() -> Telemetry {
+pub fn used() -> Telemetry {
     let telemetry = Telemetry::new("run");
     let decode = telemetry.stage(Stage::Decode);
     for (microseconds, bytes) in [(500, 100), (1000, 200), (2000, 300)] {
@@ -386,44 +344,8 @@ fn used() -> Telemetry {
     telemetry.set_term("prediction", 0.5);
     telemetry.set_features("target", 0.25, 12.5, Some(1.25));
     telemetry.set_collapse("target", "complete", false);
-    telemetry.set_energy(6, -2.5);
+    telemetry.set_energies(&[-1.0, -2.5]);
     telemetry.set_score("knn", 0.875);
     telemetry.step(Duration::from_millis(40), Duration::from_millis(125));
     telemetry
-}
-
-fn any_port() -> SocketAddr {
-    SocketAddr::from((Ipv4Addr::LOCALHOST, 0))
-}
-
-/// Far more than the end of a server takes.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// A server in this process, on a free port.
-struct Served {
-    runtime: Runtime,
-    address: SocketAddr,
-    shutdown: oneshot::Sender<()>,
-    task: JoinHandle<()>,
-}
-
-impl Served {
-    fn start(telemetry: Telemetry) -> Served {
-        let runtime = Runtime::new().unwrap();
-        let listener = server::bind(any_port()).unwrap();
-        let address = listener.address();
-        let (shutdown, over) = oneshot::channel::<()>();
-        let task = runtime.spawn(async move {
-            let over = async move { over.await.unwrap() };
-            server::serve(listener, telemetry, over).await.unwrap();
-        });
-        assert!(scrape(address).contains("saccade_build_info"));
-        Served { runtime, address, shutdown, task }
-    }
-
-    fn stop(self) {
-        self.shutdown.send(()).unwrap();
-        let ended = async { tokio::time::timeout(PATIENCE, self.task).await };
-        self.runtime.block_on(ended).expect("the server ends").unwrap();
-    }
 }
