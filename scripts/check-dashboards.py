@@ -90,6 +90,7 @@ def call(*command):
 
 
 def configuration():
+    call("promtool", "check", "config", "--agent", ROOT / "agent.yml")
     out = call("promtool", "check", "config", ROOT / "prometheus.yml")
     return ", ".join(re.findall(r"\d+ rules? found", out)).replace(" found", "")
 
@@ -107,8 +108,6 @@ def rule_tests():
         silent = re.findall(rf'alertname="{alert}"[^\n]*exp_samples: \[\]', text)
         if not expected or not silent:
             fail(f"rules/tests: {alert} needs a test in which it fires, and one in which it is silent")
-        if alert not in (ROOT / "README.md").read_text():
-            fail(f"dashboards/README.md does not say what to do about {alert}")
     return f"{len(re.findall('- name:', text))} cases"
 
 
@@ -182,41 +181,6 @@ def untrue(thing, place):
 def catalogue():
     text = pathlib.Path("src/telemetry/catalogue.rs").read_text()
     return set(re.findall(r'"((?:saccade|process)_[a-z0-9_]+)"', text))
-
-
-def mentioned(text):
-    return {
-        re.sub(r"_(bucket|sum|count)$", "", name) for name in re.findall(r"\b(?:saccade|process)_[a-z0-9_]+\b", text)
-    }
-
-
-def metrics():
-    known, texts = catalogue(), [*ROOT.glob("rules/*.yml"), *ROOT.glob("grafana/*.json"), ROOT / "README.md"]
-    for path in texts:
-        strange = mentioned(path.read_text()) - known
-        if strange:
-            fail(f"{path}: {', '.join(sorted(strange))}: not in src/telemetry/catalogue.rs")
-    recorded = set(re.findall(r"record: (\S+)", (ROOT / "rules/recording.yml").read_text()))
-    for path in texts:
-        strange = set(re.findall(r"\bsaccade:[a-z0-9_:]+", path.read_text())) - recorded
-        if strange:
-            fail(f"{path}: {', '.join(sorted(strange))}: not recorded in rules/recording.yml")
-    drawn = {
-        name
-        for one in dashboards().values()
-        for panel in panels(one)
-        for target in panel["targets"]
-        for name in mentioned(target["expr"])
-    }
-    lines = [
-        line.split(None, 1) for line in (ROOT / "not-drawn.txt").read_text().splitlines() if not line.startswith("#")
-    ]
-    excused = {name for name, _ in lines}
-    if known - drawn - excused:
-        fail(f"{', '.join(sorted(known - drawn - excused))}: neither on a panel nor in dashboards/not-drawn.txt")
-    if excused & drawn or excused - known:
-        fail(f"dashboards/not-drawn.txt: {', '.join(sorted(excused & drawn | excused - known))}: drawn, or no metric")
-    return f"{len(drawn)} drawn, {len(excused)} excused"
 
 
 # Two runs and a Prometheus
@@ -404,7 +368,6 @@ def main(saccade, out, *options):
             "tests of the alerts": rule_tests,
             "dashboards' files": committed,
             "Grafana's types": types,
-            "names of metrics": metrics,
             "panels of two runs": lambda: looked_at(saccade, pathlib.Path(folder), out, is_quick),
         }
         if not is_quick:

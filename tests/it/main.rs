@@ -55,10 +55,11 @@ mod report;
 mod tensorboard;
 // Features that collapse, and features that do not.
 mod collapse;
-// Metrics, the port, the bottleneck.
+// Metrics, the port, the bottleneck; what names metrics beside the code.
 mod telemetry;
 mod port;
 mod bottleneck;
+mod dashboards;
 // Pipeline files to Plans.
 mod plans;
 // The binary: runs killed, stopped and taken up again; the other verbs; a run under a real Prometheus.
