@@ -1,5 +1,5 @@
-//! What it costs to hand a sample from a reader to a worker: microseconds an item of the job queue, with next to no
-//! work behind it.
+//! What a sample costs beside the work on it: handing it from a reader to a worker, microseconds an item of the job queue
+//! with next to no work behind it; counting it; and what one look at all counts costs.
 //!
 //!   cargo bench --bench handover
 
@@ -47,6 +47,47 @@ fn time(putters: u64, takers: usize, capacity: usize) -> (Duration, Duration) {
     (start.elapsed() / ITEMS as u32, (self::processor() - processor) / ITEMS as u32)
 }
 
+/// Time that a worker takes to count a sample as the pipeline does, while so many others do the same.
+fn counting(workers: u32) -> Duration {
+    const SAMPLES: u32 = 1_000_000;
+    let telemetry = Telemetry::new("counting");
+    let start = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                let [read, decode, augment, mask, batch] =
+                    [Stage::Read, Stage::Decode, Stage::Augment, Stage::Mask, Stage::Batch]
+                        .map(|stage| telemetry.stage(stage));
+                let mut counted = Instant::now();
+                let mut lap = || {
+                    let now = Instant::now();
+                    now.saturating_duration_since(std::mem::replace(&mut counted, now))
+                };
+                for _ in 0..SAMPLES {
+                    decode.busy(lap());
+                    read.finished(Duration::ZERO, 800);
+                    decode.sample(lap(), 800);
+                    augment.sample(lap(), 2352);
+                    mask.sample(lap(), 0);
+                    batch.busy(lap());
+                }
+            });
+        }
+    });
+    start.elapsed() / SAMPLES
+}
+
+/// Time of a look at everything, and the series that it finds.
+fn scrape() -> (Duration, usize) {
+    const LOOKS: u32 = 1000;
+    let telemetry = Telemetry::new("scrape");
+    let start = Instant::now();
+    let lines = (0..LOOKS)
+        .map(|_| telemetry.render().lines().filter(|line| !line.is_empty() && !line.starts_with('#')).count())
+        .max();
+    (start.elapsed() / LOOKS, lines.unwrap_or_default())
+}
+
 fn processor() -> Duration {
     saccade::telemetry::processor_time().unwrap_or_default()
 }
@@ -63,5 +104,10 @@ fn main() -> io::Result<()> {
             micros(processor)
         )?;
     }
-    Ok(())
+    for workers in [1, 2, 4] {
+        let micros = counting(workers).as_secs_f64() * 1e6;
+        writeln!(out, "counting a sample, {workers} workers at once: {micros:.2} us")?;
+    }
+    let (time, lines) = scrape();
+    writeln!(out, "a scrape of {lines} lines: {:.2} ms, without the network", time.as_secs_f64() * 1e3)
 }
