@@ -12,6 +12,7 @@ pub mod log;
 mod machine;
 pub mod server;
 mod stage;
+mod stripe;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

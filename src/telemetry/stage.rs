@@ -1,8 +1,8 @@
 //! The stages and queues of the pipeline, and the meters their workers hold.
 //!
 //! Comes in: durations and counts from many threads at once. Goes out: totals. A meter is an atomic addition or two
-//! per call and takes no lock, so that it may be used for every sample; a [`Spell`], meant for what may last, takes one
-//! that only its own kind and readers of totals share.
+//! per call, in a stripe that few threads share, and takes no lock, so that it may be used for every sample; a [`Spell`],
+//! meant for what may last, takes one that only its own kind and readers of totals share.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -14,6 +14,7 @@ use metrics::{Counter, Gauge};
 use super::catalogue;
 use super::exporter::Exporter;
 use super::histogram::{Histogram, HistogramTotals};
+use super::stripe::{STRIPES, own_stripe};
 
 /// One part of the pipeline's work, in the order in which data flows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -135,16 +136,22 @@ impl StageTotals {
     }
 }
 
-/// Alone on its cache lines (pairs of 64 bytes are fetched together), so that stages do not slow each other down.
+#[derive(Default)]
+pub(super) struct StageCells {
+    stripes: [Stripe; STRIPES],
+    under_way: Mutex<UnderWay>,
+}
+
+/// What some of the threads have counted. Alone on its cache lines (pairs of 64 bytes are fetched together), so that
+/// threads do not slow each other down.
 #[derive(Default)]
 #[repr(align(128))]
-pub(super) struct StageCells {
+struct Stripe {
     samples: AtomicU64,
     bytes: AtomicU64,
     skipped: AtomicU64,
     /// Nanoseconds by activity.
     spent: [AtomicU64; Activity::COUNT],
-    under_way: Mutex<UnderWay>,
 }
 
 /// Time that is passing and is in no total yet.
@@ -157,8 +164,16 @@ struct UnderWay {
 }
 
 impl StageCells {
+    fn own(&self) -> &Stripe {
+        &self.stripes[own_stripe()]
+    }
+
     fn add(&self, activity: Activity, time: Duration) {
-        self.spent[activity as usize].fetch_add(nanoseconds(time), Relaxed);
+        self.own().spent[activity as usize].fetch_add(nanoseconds(time), Relaxed);
+    }
+
+    fn sum(&self, count: impl Fn(&Stripe) -> &AtomicU64) -> u64 {
+        self.stripes.iter().map(|stripe| count(stripe).load(Relaxed)).sum()
     }
 
     /// Adds what has passed until now to the totals, then lets `change` the workers that time passes for. The totals
@@ -167,11 +182,11 @@ impl StageCells {
         let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         let passed = under_way.since.replace(now).map_or(0, |since| nanoseconds(now.saturating_duration_since(since)));
-        for (spent, workers) in self.spent.iter().zip(under_way.workers) {
+        for (spent, workers) in self.own().spent.iter().zip(under_way.workers) {
             spent.fetch_add(passed.saturating_mul(workers), Relaxed);
         }
         change(&mut under_way.workers);
-        self.spent.each_ref().map(|spent| Duration::from_nanos(spent.load(Relaxed)))
+        std::array::from_fn(|activity| Duration::from_nanos(self.sum(|stripe| &stripe.spent[activity])))
     }
 
     fn go_over(&self, workers: u64, from: Option<Activity>, to: Option<Activity>) {
@@ -275,18 +290,18 @@ impl StageMeter {
 
     /// Counts finished samples whose time is not known one by one.
     pub fn samples(&self, count: u64) {
-        self.cells.samples.fetch_add(count, Relaxed);
+        self.cells.own().samples.fetch_add(count, Relaxed);
     }
 
     pub fn bytes(&self, count: u64) {
-        self.cells.bytes.fetch_add(count, Relaxed);
+        self.cells.own().bytes.fetch_add(count, Relaxed);
     }
 
     /// Counts one quarantined sample. Takes a lock for a moment: not meant for every sample.
     ///
     /// `reason` becomes a label's value.
     pub fn skipped(&self, reason: &'static str) {
-        self.cells.skipped.fetch_add(1, Relaxed);
+        self.cells.own().skipped.fetch_add(1, Relaxed);
         self.exporter.counter(&catalogue::STAGE_SKIPPED, &[self.stage.name(), reason]).increment(1);
     }
 
@@ -294,9 +309,9 @@ impl StageMeter {
         let cells = &*self.cells;
         let [busy, starved, blocked] = cells.bring_up_to_date(|_| {});
         StageTotals {
-            samples: cells.samples.load(Relaxed),
-            bytes: cells.bytes.load(Relaxed),
-            skipped: cells.skipped.load(Relaxed),
+            samples: cells.sum(|stripe| &stripe.samples),
+            bytes: cells.sum(|stripe| &stripe.bytes),
+            skipped: cells.sum(|stripe| &stripe.skipped),
             busy,
             starved,
             blocked,
