@@ -1,11 +1,13 @@
 //! One function per verb: what was typed to what is done; the only place that prints.
 
 mod eval;
+mod import;
 mod progress;
 mod report;
 mod serving;
 mod shards;
 mod tune;
+mod verify;
 mod view;
 
 use std::io::{self, Write};
@@ -101,7 +103,7 @@ Then open the address that it prints. Without --address only this machine can.")
   saccade import convnext_tiny-983f1562.pth --out weights/convnext-tiny
 Then begin a run with `--set encoder.weights=weights/vith14`.")]
     Import(ImportArgs),
-    /// Lists, verifies and indexes shards, and makes shards of decoded images
+    /// Imports, lists, verifies and indexes shards, and makes shards of shards
     #[command(subcommand, after_help = "Example:\n  saccade shards verify 'shards/fashion-train-{000000..000003}.tar'")]
     Shards(ShardsVerb),
 }

@@ -18,6 +18,7 @@ pub enum Purpose {
     Weights = 7,
     Saccade = 8,
     Embedding = 9,
+    ImportOrder = 10,
 }
 
 /// A generator keyed on what it draws for (ChaCha with 8 rounds, the key being the subject itself).

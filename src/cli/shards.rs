@@ -1,20 +1,33 @@
-//! The verbs on shards: list, verify, index, reshard.
+//! The verbs on shards: list, index, reshard; the others in files of their own.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::thread;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::{Args, Subcommand};
 
+use super::import::{self, ImportArgs};
 use super::progress::{bytes, count};
+use super::verify::{self, VerifyArgs};
 use super::{say, say_json};
 use crate::pipeline::shrink::Fit;
 use crate::run::reshard::{self, Account, Done, Reshard};
-use crate::shard::{self, Report};
+use crate::shard;
 
 #[derive(Subcommand)]
 pub enum ShardsVerb {
+    /// Makes shards of what there is: ImageNet's archives, folders of classes, lists of paths and labels, plain folders
+    #[command(after_help = "Examples:
+  saccade shards import ILSVRC2012_img_train.tar --out /data/shards --name train
+  saccade shards import ILSVRC2012_img_val.tar --ground-truth ILSVRC2012_validation_ground_truth.txt \\
+      --out /data/shards --name validation
+  saccade shards import pictures/train --out shards --shuffle 1
+  saccade shards import list.csv --out shards --samples 1000
+Nothing is unpacked. Images keep their bytes; what is no image by its first bytes is left out and listed in
+DIR/NAME.dropped.jsonl. Killed, it goes on when called again as before. WebDataset shards of others, such as
+timm/imagenet-1k-wds, need no import: train on them as they are, or make others of them with `saccade shards reshard`.")]
+    Import(ImportArgs),
     /// Makes the index of each shard again
     Index(ShardsArgs),
     /// Says what each shard holds
@@ -26,8 +39,13 @@ pub enum ShardsVerb {
 Images stay as large as they are where they are no larger than wanted. Labels (cls) and json members are kept, other
 members are not. Samples that cannot be decoded are left out and listed in DIR/dropped.jsonl.")]
     Reshard(ReshardArgs),
-    /// Walks every shard and reports what is wrong
-    Verify(ShardsArgs),
+    /// Reads every shard once and reports what is wrong: headers, labels, keys, checksums, images
+    #[command(after_help = "Examples:
+  saccade shards verify 'shards/fashion-train-*.tar'
+  saccade shards verify --classes 1000 --json '/data/train-{0000..1023}.tar'
+Every image is decoded whole, on all cores. A SHA256SUMS beside the shards is compared. --quick walks the headers alone.
+The exit code is 1 where something is wrong.")]
+    Verify(VerifyArgs),
 }
 
 #[derive(Args)]
@@ -51,15 +69,23 @@ pub struct ReshardArgs {
     #[arg(long, value_name = "max-side=N|short-side=N")]
     decode: Fit,
     /// Threads that decode; one per core when left out
-    #[arg(long, value_name = "W", value_parser = clap::value_parser!(u16).range(1..=MOST_WORKERS))]
+    #[arg(long, value_name = "W", value_parser = workers())]
     workers: Option<u16>,
     /// Writes over shards that are there already
     #[arg(long)]
     force: bool,
 }
 
-/// More than any machine has cores.
-const MOST_WORKERS: i64 = 1024;
+/// What may be given as `--workers`.
+pub fn workers() -> clap::builder::RangedI64ValueParser<u16> {
+    /// More than any machine has cores.
+    const MOST_WORKERS: i64 = 1024;
+    clap::value_parser!(u16).range(1..=MOST_WORKERS)
+}
+
+pub fn cores() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
+}
 
 pub fn run(verb: ShardsVerb) -> Result<()> {
     match verb {
@@ -93,13 +119,13 @@ pub fn run(verb: ShardsVerb) -> Result<()> {
             let all: u64 = listings.iter().map(|listing| listing.bytes).sum();
             say(&format!("{} shards, {} samples, {}", listings.len(), count(samples as u64), bytes(all)))
         }
+        ShardsVerb::Import(args) => import::run(args),
         ShardsVerb::Reshard(args) => reshard(args),
-        ShardsVerb::Verify(args) => verify(&args),
+        ShardsVerb::Verify(args) => verify::run(args),
     }
 }
 
 fn reshard(args: ReshardArgs) -> Result<()> {
-    let cores = || thread::available_parallelism().map_or(1, usize::from);
     let workers = args.workers.map_or_else(cores, usize::from);
     let wanted = Reshard { shards: args.from.shards, out: args.out, fit: args.decode, workers, force: args.force };
     let account = reshard::reshard(&wanted, &mut |done: &Done| {
@@ -128,34 +154,4 @@ fn table(account: &Account) -> String {
         bytes(*bytes_out),
         count(all),
     )
-}
-
-fn verify(args: &ShardsArgs) -> Result<()> {
-    let report = shard::verify(&args.shards)?;
-    let told = tell(&report, args.json);
-    // Whoever stops reading early still learns of it by the exit code.
-    if report.problems > 0 { bail!("{} problems found", report.problems) } else { told }
-}
-
-fn tell(report: &Report, json: bool) -> Result<()> {
-    if json {
-        say_json(report)?;
-    } else {
-        for shard in &report.shards {
-            for problem in &shard.problems {
-                let keys =
-                    if problem.keys.is_empty() { String::new() } else { format!(", first {}", problem.keys.join(" ")) };
-                let detail = problem.detail.as_ref().map_or(String::new(), |detail| format!(": {detail}"));
-                say(&format!("{}: {} x {}{keys}{detail}", shard.shard.display(), problem.count, problem.kind))?;
-            }
-        }
-        let samples = count(report.samples as u64);
-        say(&format!(
-            "{} shards, {samples} samples, {}, {} problems",
-            report.shards.len(),
-            bytes(report.bytes),
-            report.problems
-        ))?;
-    }
-    Ok(())
 }

@@ -100,6 +100,17 @@ enum Kind {
     Other(ImageFormat),
 }
 
+impl Header {
+    /// What a file of this format is called behind the dot.
+    pub fn extension(&self) -> &'static str {
+        match self.kind {
+            Kind::Jpeg => "jpg",
+            Kind::Ppm { .. } | Kind::Other(ImageFormat::Pnm) => "ppm",
+            Kind::Other(format) => format.extensions_str().first().copied().unwrap_or("img"),
+        }
+    }
+}
+
 /// A decoded part of an image, and where the crop lies in it: in pixels of the region, with fractions where it was
 /// decoded smaller than it is.
 #[derive(Clone, Copy, PartialEq)]

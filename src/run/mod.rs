@@ -7,6 +7,7 @@ pub mod eval;
 pub mod exchange;
 pub mod folder;
 pub mod heat;
+pub mod import;
 pub mod look;
 pub mod plane;
 mod records;
@@ -18,6 +19,7 @@ pub mod show;
 mod training;
 pub mod tensorboard;
 pub mod tune;
+pub mod verify;
 
 use std::collections::BTreeMap;
 use std::ops::Range;

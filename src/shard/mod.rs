@@ -4,6 +4,7 @@
 //! knows each sample's place without reading the shard. Nothing here looks into an image.
 
 mod files;
+pub mod import;
 pub mod index;
 mod list;
 mod map;
@@ -11,6 +12,7 @@ mod order;
 mod pattern;
 mod set;
 mod source;
+mod sums;
 mod table;
 mod tar;
 mod verify;
@@ -28,9 +30,12 @@ pub use self::order::EpochOrder;
 pub use self::pattern::expand;
 pub use self::set::{Complaint, Held, SampleRef, Shard, ShardSet, Why};
 pub use self::source::Source;
+pub use self::sums::{Sum, Sums};
 pub use self::table::{Label, Member, Sample, Table};
 pub use self::tar::TarError;
-pub use self::verify::{Problem, ProblemKind, Report, ShardReport, verify};
+pub use self::verify::{
+    Examined, Problem, ProblemKind, Report, ShardReport, Through, examine_through, report, verify, walk_all,
+};
 
 /// Why shards cannot be used. Each variant stops the run.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +64,8 @@ pub enum ShardError {
     Unsettled { path: PathBuf },
     #[error("{}", no_samples(*.shards, .first))]
     NoSamples { shards: usize, first: Option<Complaint> },
+    #[error("{path}: line {line} is no checksum as sha256sum writes it, make the file again or remove it")]
+    Sums { path: PathBuf, line: usize },
     #[error("{path}: holds sample number {most} of the set and more, which is too many for one set")]
     TooManySamples { path: PathBuf, most: u32 },
 }

@@ -10,7 +10,7 @@ use std::ops::Range;
 use super::tar::{Entry, TarError, Walk};
 
 /// Last part of the extension of an image, in lower case; the bytes decide later which format it really is.
-const IMAGE_ENDINGS: [&str; 10] = ["jpg", "jpeg", "png", "webp", "ppm", "pgm", "bmp", "gif", "tif", "tiff"];
+pub(super) const IMAGE_ENDINGS: [&str; 10] = ["jpg", "jpeg", "png", "webp", "ppm", "pgm", "bmp", "gif", "tif", "tiff"];
 
 /// The extension of a label.
 pub(super) const LABEL: &str = "cls";
@@ -146,7 +146,8 @@ pub(super) struct Builder {
 }
 
 impl Builder {
-    fn add(&mut self, walk: &mut Walk<'_>, entry: &Entry) -> Result<(), TarError> {
+    /// Adds what the walk has just found, if it is a member of a sample.
+    pub fn add(&mut self, walk: &mut Walk<'_>, entry: &Entry) -> Result<(), TarError> {
         let Some((key, extension)) = split_name(&entry.name) else {
             return Ok(());
         };
@@ -176,6 +177,12 @@ impl Builder {
             row.label = label.unwrap_or(row.label);
         }
         Ok(())
+    }
+
+    /// The latest sample, if its image is the member whose data begin at this byte.
+    pub fn sample_of_image(&self, offset: u64) -> Option<Sample<'_>> {
+        let latest = self.table.sample(self.table.len().checked_sub(1)?)?;
+        latest.image().is_some_and(|image| image.offset == offset).then_some(latest)
     }
 
     pub fn finish(self) -> Result<Table, TarError> {

@@ -5,14 +5,19 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 use ::tar::Header;
+use sha2::{Digest, Sha256};
 
 const BLOCK: usize = 512;
 
 /// One read fetches a page: a header, a small member behind it and often the next header cost no second read.
 const WINDOW: usize = 4096;
+
+/// As much as a disk reads at its full rate; what reads a shard from end to end asks for so much at a time.
+const CHUNK: usize = 1 << 20;
 
 /// More than any path and its extended attributes need; a longer extension is damage.
 const MOST_EXTENSION_BYTES: u64 = 1 << 20;
@@ -76,6 +81,8 @@ struct Ahead {
 /// Walks the regular members of one shard; directories, links and global headers are passed over.
 pub struct Walk<'f> {
     window: Window<'f>,
+    /// Where the tar begins inside its file.
+    start: u64,
     position: u64,
     ahead: Ahead,
 }
@@ -83,7 +90,32 @@ pub struct Walk<'f> {
 impl<'f> Walk<'f> {
     /// `size` is the file's size in bytes; nothing beyond it is read.
     pub fn new(file: &'f File, size: u64) -> Self {
-        Self { window: Window { file, size, start: 0, bytes: Vec::new() }, position: 0, ahead: Ahead::default() }
+        Self::within(file, 0..size, 0)
+    }
+
+    /// Walks a tar that is a part of a file, from the header at byte `position` on, which an earlier walk has told.
+    pub fn within(file: &'f File, part: Range<u64>, position: u64) -> Self {
+        let window = Window { file, size: part.end, start: 0, bytes: Vec::new(), through: None };
+        Self { window, start: part.start, position, ahead: Ahead::default() }
+    }
+
+    /// Where the next header stands.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Walks a shard and reads every byte of it once, from its beginning to its end; with `sum` it makes its SHA-256.
+    pub fn through(file: &'f File, size: u64, sum: bool) -> Self {
+        let through = Some(Through { sum: sum.then(Sha256::new) });
+        let window = Window { file, size, start: 0, bytes: Vec::new(), through };
+        Self { window, start: 0, position: 0, ahead: Ahead::default() }
+    }
+
+    /// Reads what is left of a shard that is walked [`Walk::through`]; its SHA-256, if that was asked for.
+    pub fn finish(mut self) -> io::Result<Option<String>> {
+        let size = self.window.size;
+        self.window.advance(size, 0)?;
+        Ok(self.window.through.and_then(|through| through.sum).map(|sum| super::hex(&sum.finalize())))
     }
 
     /// `None` at the closing zero block, or at the end of the file where a shard lacks it.
@@ -135,7 +167,7 @@ impl<'f> Walk<'f> {
 
     fn header(&mut self) -> Result<Option<[u8; BLOCK]>, TarError> {
         let (at, size) = (self.position, self.window.size);
-        if size == 0 {
+        if size == self.start {
             return Err(TarError::Empty);
         }
         let length = (BLOCK as u64).min(size - at) as usize;
@@ -145,8 +177,10 @@ impl<'f> Walk<'f> {
         }
         match <[u8; BLOCK]>::try_from(bytes) {
             Ok(block) if sum_matches(&block) => Ok(Some(block)),
-            Ok(block) if at > 0 || block.get(257..262) == Some(b"ustar") => Err(TarError::Checksum { offset: at }),
-            Err(_) if at > 0 => Err(TarError::EndsInsideHeader { size }),
+            Ok(block) if at > self.start || block.get(257..262) == Some(b"ustar") => {
+                Err(TarError::Checksum { offset: at })
+            }
+            Err(_) if at > self.start => Err(TarError::EndsInsideHeader { size }),
             _ => Err(foreign(bytes)),
         }
     }
@@ -255,7 +289,7 @@ fn foreign(bytes: &[u8]) -> TarError {
 }
 
 /// Bytes that are not UTF-8 are written as `\xNN`, so that two names stay two names.
-fn text(bytes: &[u8]) -> String {
+pub(super) fn text(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
         text.push_str(chunk.valid());
@@ -274,11 +308,20 @@ struct Window<'f> {
     size: u64,
     start: u64,
     bytes: Vec<u8>,
+    /// Set where all of the file is read in order.
+    through: Option<Through>,
+}
+
+struct Through {
+    sum: Option<Sha256>,
 }
 
 impl Window<'_> {
     /// `length` bytes at `offset`; both must lie inside the file's size.
     fn read(&mut self, offset: u64, length: usize) -> io::Result<&[u8]> {
+        if self.through.is_some() {
+            self.advance(offset, length)?;
+        }
         let from = offset.checked_sub(self.start).map_or(usize::MAX, |from| from as usize);
         let held = from.checked_add(length).is_some_and(|end| end <= self.bytes.len());
         if !held {
@@ -290,5 +333,25 @@ impl Window<'_> {
         }
         let from = if held { from } else { 0 };
         self.bytes.get(from..from + length).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+    }
+
+    /// Reads on until the window holds `length` bytes at `offset`, which lies no earlier than the last one asked for.
+    fn advance(&mut self, offset: u64, length: usize) -> io::Result<()> {
+        let end = offset.saturating_add(length as u64).min(self.size);
+        while self.start + (self.bytes.len() as u64) < end {
+            let passed = offset.saturating_sub(self.start).min(self.bytes.len() as u64);
+            self.bytes.drain(..passed as usize);
+            self.start += passed;
+            let held = self.bytes.len();
+            let at = self.start + held as u64;
+            let wanted = (CHUNK as u64).min(self.size - at) as usize;
+            self.bytes.resize(held + wanted, 0);
+            let fresh = self.bytes.get_mut(held..).unwrap_or_default();
+            self.file.read_exact_at(fresh, at)?;
+            if let Some(sum) = self.through.as_mut().and_then(|through| through.sum.as_mut()) {
+                sum.update(fresh);
+            }
+        }
+        Ok(())
     }
 }

@@ -1,6 +1,9 @@
 //! Shards → a report of everything that is wrong with them, found by walking each one whatever its index says.
+//!
+//! A walk reads headers alone. Reading through reads each shard once from end to end, makes its checksum, and hands the
+//! images to whoever can tell whether they decode.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 use std::error::Error;
 use std::fmt;
@@ -9,9 +12,12 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::files::is_same;
 use super::index::Stamp;
+use super::set::MOST_IMAGE_BYTES;
+use super::table::Builder;
 use super::tar::{TarError, Walk};
-use super::{Label, Sample, ShardError, Table, expand, in_parallel};
+use super::{Label, Sample, ShardError, Sum, Table, expand, in_parallel};
 
 /// Keys named per problem; the count tells the rest, so that a report on a million samples stays readable.
 const MOST_KEYS: usize = 10;
@@ -23,6 +29,8 @@ pub struct Report {
     pub bytes: u64,
     /// Problems of all shards, every sample counted.
     pub problems: usize,
+    /// What is no problem by itself, but may be a slip: labels that no sample has.
+    pub remarks: Vec<String>,
     pub shards: Vec<ShardReport>,
 }
 
@@ -54,10 +62,16 @@ pub enum ProblemKind {
     Damaged,
     /// Something follows the closing blocks, such as a second tar, which no run reads.
     DataAfterEnd,
+    /// `SHA256SUMS` beside the shard says otherwise.
+    WrongChecksum,
     NoImage,
     EmptyImage,
+    /// The detail is the reason why a run would leave it out.
+    BadImage,
     NoLabel,
     BadLabel,
+    /// The label is no number below that of the classes.
+    LabelOutOfRange,
     /// An earlier shard has a sample of the same key.
     DuplicateKey,
 }
@@ -67,13 +81,31 @@ impl fmt::Display for ProblemKind {
         text.write_str(match self {
             Self::Damaged => "damaged shard",
             Self::DataAfterEnd => "data after the closing blocks",
+            Self::WrongChecksum => "checksum that differs from SHA256SUMS",
             Self::NoImage => "sample without an image",
             Self::EmptyImage => "sample with an empty image",
+            Self::BadImage => "sample whose image does not decode",
             Self::NoLabel => "sample without a label",
             Self::BadLabel => "sample whose label is no number",
+            Self::LabelOutOfRange => "sample whose label is out of range",
             Self::DuplicateKey => "sample whose key an earlier shard has",
         })
     }
+}
+
+/// What was found in one shard, and what the set's report needs of it.
+pub struct Examined {
+    pub report: ShardReport,
+    keys: Vec<Box<str>>,
+    labels: Vec<Option<u32>>,
+}
+
+/// How a shard is read through.
+pub struct Through<'a> {
+    /// What its bytes must hash to; a sum that is not listed is not made.
+    pub sum: &'a Sum,
+    /// Takes the key and the bytes of an image; `false` ends the reading.
+    pub take: &'a mut dyn FnMut(&str, &[u8]) -> bool,
 }
 
 /// Walks every shard.
@@ -81,16 +113,121 @@ impl fmt::Display for ProblemKind {
 /// # Errors
 /// Patterns that stand for nothing; what is wrong with a shard itself is part of the report.
 pub fn verify(patterns: &[String]) -> Result<Report, ShardError> {
-    let paths = expand(patterns)?;
-    let Ok(examined) = in_parallel(&paths, |path| Ok::<_, Infallible>(examine(path)));
-    let (mut shards, tables): (Vec<_>, Vec<_>) = examined.into_iter().unzip();
-    add_duplicates(&mut shards, &tables);
+    Ok(report(walk_all(&expand(patterns)?), None))
+}
+
+/// Walks shards, many at once.
+pub fn walk_all(paths: &[PathBuf]) -> Vec<Examined> {
+    let walked = in_parallel(paths, |path| {
+        Ok::<_, Infallible>(examined(path, |report| {
+            let file = File::open(path)?;
+            report.bytes = Stamp::of(&file.metadata()?).size;
+            let mut walk = Walk::new(&file, report.bytes);
+            let table = Table::walk(&mut walk)?;
+            if walk.has_more()? {
+                report.add(ProblemKind::DataAfterEnd, None, None);
+            }
+            Ok(table)
+        }))
+    });
+    let Ok(walked) = walked;
+    walked
+}
+
+/// Reads a shard once from end to end; its images are handed over in the order in which they stand.
+pub fn examine_through(path: &Path, through: &mut Through) -> Examined {
+    examined(path, |report| {
+        let file = File::open(path)?;
+        let stamp = Stamp::of(&file.metadata()?);
+        report.bytes = stamp.size;
+        let mut walk = Walk::through(&file, stamp.size, matches!(through.sum, Sum::Listed(_)));
+        let table = walk_through(&mut walk, through, report);
+        if let Err(TarError::Io(_)) = table {
+            return table;
+        }
+        // A damaged shard's sum tells whether it was damaged before it was listed or after.
+        if let (Some(found), Sum::Listed(listed)) = (walk.finish()?, through.sum)
+            && found != *listed
+        {
+            report.add(ProblemKind::WrongChecksum, None, Some(format!("{found}, should be {listed}")));
+        }
+        if !is_same(&file, stamp)? {
+            report.add(ProblemKind::Damaged, None, Some("changed while it was read".into()));
+        }
+        table
+    })
+}
+
+fn walk_through(walk: &mut Walk, through: &mut Through, report: &mut ShardReport) -> Result<Table, TarError> {
+    let mut builder = Builder::default();
+    while let Some(entry) = walk.next_entry()? {
+        builder.add(walk, &entry)?;
+        let Some(sample) = builder.sample_of_image(entry.offset).filter(|_| entry.length > 0) else {
+            continue;
+        };
+        if entry.length > MOST_IMAGE_BYTES {
+            report.add(ProblemKind::BadImage, Some(sample.key), Some("too_large".into()));
+        } else if !(through.take)(sample.key, walk.data(&entry)?) {
+            break;
+        }
+    }
+    if walk.has_more()? {
+        report.add(ProblemKind::DataAfterEnd, None, None);
+    }
+    builder.finish()
+}
+
+/// A set's report; with `classes`, labels must be below that.
+pub fn report(examined: Vec<Examined>, classes: Option<u32>) -> Report {
+    let mut shards = Vec::with_capacity(examined.len());
+    let (mut keys, mut labels) = (Vec::with_capacity(examined.len()), Vec::with_capacity(examined.len()));
+    for shard in examined {
+        shards.push(shard.report);
+        keys.push(shard.keys);
+        labels.push(shard.labels);
+    }
+    add_duplicates(&mut shards, &keys);
     accept_a_set_without_labels(&mut shards);
-    Ok(Report {
+    let mut remarks = Vec::new();
+    match classes {
+        Some(classes) => add_out_of_range(&mut shards, &keys, &labels, classes),
+        None => remarks.extend(gaps(&labels)),
+    }
+    Report {
         samples: shards.iter().map(|shard| shard.samples).sum(),
         bytes: shards.iter().map(|shard| shard.bytes).sum(),
         problems: shards.iter().flat_map(|shard| &shard.problems).map(|problem| problem.count).sum(),
+        remarks,
         shards,
+    }
+}
+
+fn add_out_of_range(reports: &mut [ShardReport], keys: &[Vec<Box<str>>], labels: &[Vec<Option<u32>>], classes: u32) {
+    for (report, (keys, labels)) in reports.iter_mut().zip(keys.iter().zip(labels)) {
+        for (key, label) in keys.iter().zip(labels) {
+            if label.is_some_and(|label| label >= classes) {
+                report.add(ProblemKind::LabelOutOfRange, Some(key), Some(format!("{classes} classes")));
+            }
+        }
+    }
+}
+
+/// Numbers below the highest label that no sample has: a class without samples, or numbers that begin at 1.
+fn gaps(labels: &[Vec<Option<u32>>]) -> Option<String> {
+    /// Numbers told; the count tells the rest.
+    const SHOWN: usize = 10;
+    let mut counts: BTreeMap<u32, usize> = BTreeMap::new();
+    labels.iter().flatten().flatten().for_each(|label| *counts.entry(*label).or_default() += 1);
+    let highest = *counts.keys().next_back()?;
+    let missing = u64::from(highest) + 1 - counts.len() as u64;
+    let first: Vec<String> =
+        (0..highest).filter(|label| !counts.contains_key(label)).take(SHOWN).map(|label| label.to_string()).collect();
+    let more = if missing > first.len() as u64 { " and more" } else { "" };
+    (missing > 0).then(|| {
+        format!(
+            "labels go up to {highest}, and {missing} of the numbers below have no sample: {}{more}",
+            first.join(", ")
+        )
     })
 }
 
@@ -104,16 +241,21 @@ fn accept_a_set_without_labels(shards: &mut [ShardReport]) {
     }
 }
 
-/// A damaged shard has no samples, because a run would not use any of them. Only the keys are kept for the other shards.
-fn examine(path: &Path) -> (ShardReport, Vec<Box<str>>) {
+/// A damaged shard has no samples, because a run would not use any of them. Only keys and labels are kept for the set.
+fn examined(path: &Path, read: impl FnOnce(&mut ShardReport) -> Result<Table, TarError>) -> Examined {
     let mut report = ShardReport { shard: path.to_owned(), samples: 0, bytes: 0, problems: Vec::new() };
-    match walk(path, &mut report) {
+    match read(&mut report) {
         Ok(table) => {
             report.samples = table.len();
             for sample in table.samples() {
                 problems_of(&sample).for_each(|kind| report.add(kind, Some(sample.key), None));
             }
-            (report, table.samples().map(|sample| sample.key.into()).collect())
+            let keys = table.samples().map(|sample| sample.key.into()).collect();
+            let number = |sample: Sample| match sample.label {
+                Label::Known(label) => Some(label),
+                Label::None | Label::Bad => None,
+            };
+            Examined { report, keys, labels: table.samples().map(number).collect() }
         }
         Err(cause) => {
             let detail = match cause.source() {
@@ -121,20 +263,9 @@ fn examine(path: &Path) -> (ShardReport, Vec<Box<str>>) {
                 None => cause.to_string(),
             };
             report.add(ProblemKind::Damaged, None, Some(detail));
-            (report, Vec::new())
+            Examined { report, keys: Vec::new(), labels: Vec::new() }
         }
     }
-}
-
-fn walk(path: &Path, report: &mut ShardReport) -> Result<Table, TarError> {
-    let file = File::open(path)?;
-    report.bytes = Stamp::of(&file.metadata()?).size;
-    let mut walk = Walk::new(&file, report.bytes);
-    let table = Table::walk(&mut walk)?;
-    if walk.has_more()? {
-        report.add(ProblemKind::DataAfterEnd, None, None);
-    }
-    Ok(table)
 }
 
 fn problems_of(sample: &Sample<'_>) -> impl Iterator<Item = ProblemKind> + use<> {
@@ -166,7 +297,7 @@ fn add_duplicates(reports: &mut [ShardReport], keys: &[Vec<Box<str>>]) {
 
 impl ShardReport {
     /// Problems of one kind and detail are counted together.
-    fn add(&mut self, kind: ProblemKind, key: Option<&str>, detail: Option<String>) {
+    pub fn add(&mut self, kind: ProblemKind, key: Option<&str>, detail: Option<String>) {
         let known = self.problems.iter().position(|problem| problem.kind == kind && problem.detail == detail);
         let at = known.unwrap_or(self.problems.len());
         if known.is_none() {

@@ -16,6 +16,9 @@ mod damage;
 mod images;
 mod ppm;
 mod reshard;
+// Shards of what people have; shards judged to the last pixel.
+mod import;
+mod verify;
 // Parts of JPEGs by libjpeg-turbo.
 mod turbo;
 // Views of crops.

@@ -1,0 +1,43 @@
+# What the scripts that make shards share: the program, clear failures, room on the disk, sets that are there already.
+# Sourced, never called; `script` is the caller's name, `out` the folder of shards.
+
+fail() {
+    echo "$script: $1" >&2
+    exit 1
+}
+
+# Prints the caller's head up to its first line of code.
+usage() {
+    awk 'NR > 1 { if (!/^#/) exit; sub(/^# ?/, ""); print }' "$0"
+}
+
+saccade=${SACCADE:-$(dirname "${BASH_SOURCE[0]}")/../target/release/saccade}
+[ -x "$saccade" ] || saccade=$(command -v saccade) || fail "saccade is not built: cargo build --release, or set SACCADE"
+
+# Fails unless the disk of the folder has room for what the files and folders take.
+room() {
+    local folder=$1 needed free
+    shift
+    needed=$(du -sckL "$@" | tail -n 1 | cut -f1)
+    mkdir -p "$folder" || fail "$folder: cannot be made"
+    needed=$((needed - $(du -sk "$folder" | cut -f1)))
+    free=$(df -Pk "$folder" | awk 'NR == 2 { print $4 }')
+    [ "$free" -ge "$needed" ] || fail "$folder: $((free / 1024)) MiB free, needs about $((needed / 1024 + 1)): make room"
+}
+
+# A set is whole when its list is there; an unfinished one goes on when the same import is called again.
+whole() {
+    [ -f "$out/$1.json" ] && [ ! -e "$out/$1.unfinished.jsonl" ]
+}
+
+# Imports a set unless it is whole, and verifies it: NAME, then the arguments of `saccade shards import`.
+import() {
+    local name=$1
+    shift
+    if whole "$name"; then
+        echo "$script: $out/$name-*.tar: there already"
+    else
+        "$saccade" shards import "$@" --out "$out" --name "$name"
+    fi
+    "$saccade" shards verify "$out/$name-??????.tar"
+}

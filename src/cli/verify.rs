@@ -1,0 +1,70 @@
+//! `saccade shards verify`: what is wrong with shards, as lines or as JSON.
+
+use std::io::{self, IsTerminal};
+
+use anyhow::{Result, bail};
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::progress::{bytes, count};
+use super::shards::{cores, workers};
+use super::{say, say_json};
+use crate::run::verify::{Read, Verified, Verify, verify};
+
+#[derive(Args)]
+pub struct VerifyArgs {
+    /// Paths, brace notation such as 'train-{0000..1023}.tar', or globs
+    #[arg(required = true)]
+    shards: Vec<String>,
+    /// Walks the headers alone: no image is decoded, no checksum made
+    #[arg(long)]
+    quick: bool,
+    /// Labels must be below N
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    classes: Option<u32>,
+    /// Threads that decode; one per core when left out
+    #[arg(long, value_name = "W", value_parser = workers())]
+    workers: Option<u16>,
+    /// Prints JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(args: VerifyArgs) -> Result<()> {
+    let workers = args.workers.map_or_else(cores, usize::from);
+    let wanted = Verify { shards: args.shards, quick: args.quick, classes: args.classes, workers };
+    let bar = io::stderr().is_terminal().then(|| {
+        let style = ProgressStyle::with_template("{bar:30} {pos}/{len} shards, {eta} left");
+        ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+    });
+    let verified = verify(&wanted, &mut |read: &Read| {
+        if let Some(bar) = &bar {
+            bar.set_length(read.of as u64);
+            bar.set_position(read.shards as u64);
+        }
+    });
+    bar.inspect(ProgressBar::finish_and_clear);
+    let verified = verified?;
+    let told = if args.json { say_json(&verified) } else { tell(&verified) };
+    let problems = verified.report.problems;
+    // Whoever stops reading early still learns of it by the exit code.
+    if problems > 0 { bail!("{problems} problems found") } else { told }
+}
+
+fn tell(verified: &Verified) -> Result<()> {
+    let report = &verified.report;
+    for shard in &report.shards {
+        for problem in &shard.problems {
+            let keys =
+                if problem.keys.is_empty() { String::new() } else { format!(", first {}", problem.keys.join(" ")) };
+            let detail = problem.detail.as_ref().map_or(String::new(), |detail| format!(": {detail}"));
+            say(&format!("{}: {} x {}{keys}{detail}", shard.shard.display(), problem.count, problem.kind))?;
+        }
+    }
+    report.remarks.iter().try_for_each(|remark| say(remark))?;
+    let (shards, samples) = (report.shards.len(), count(report.samples as u64));
+    say(&format!("{shards} shards, {samples} samples, {}, {} problems", bytes(report.bytes), report.problems))?;
+    let (images, sums) = (count(verified.images_decoded), verified.checksums);
+    let (seconds, rate) = (verified.seconds, verified.megabytes_per_second);
+    say(&format!("{images} images decoded, {sums} checksums compared, {seconds:.1} s, {rate:.0} MB/s"))
+}

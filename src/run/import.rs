@@ -1,0 +1,277 @@
+//! What people have on disk → shards: samples are found in order by one at a time, read and looked at by many, and written
+//! in order by one.
+//!
+//! A sample is looked at as far as its header: what is no image is left out and listed. Whether all of it decodes is for
+//! `run/verify.rs` to tell.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use super::belt::Belt;
+use crate::checkpoint::write_whole;
+use crate::pipeline::decode::header;
+use crate::shard::Cache;
+use crate::shard::import::{Import, ImportError, Item, Kind, Part, Unread, Wanted};
+use crate::shard::write::{Dropped, SetAccount, SetSpec, SetWriter, Split, Written, free_bytes};
+
+/// Samples read and waiting to be written: enough to go on reading while a shard is brought to the disk.
+const MOST_WAITING_BYTES: u64 = 256 << 20;
+/// Two headers, the label and, on average, half a block of padding.
+const AROUND_BYTES: u64 = 3 * 512 + 256;
+/// Why a sample is left out whose key another has.
+const DUPLICATE: &str = "duplicate_key";
+
+/// What is to be made of what.
+#[derive(Clone, Debug)]
+pub struct Order {
+    pub from: Wanted,
+    pub out: PathBuf,
+    /// Shards are `NAME-000000.tar` and so on.
+    pub name: String,
+    pub most_samples: Option<u64>,
+    pub most_bytes: Option<u64>,
+    pub workers: usize,
+    /// Writes over a set that is there already.
+    pub force: bool,
+}
+
+/// What became of the samples: `samples_in` is `samples_out` and all of `dropped`. Passed over is what was no sample.
+#[derive(Debug, Serialize)]
+pub struct Account {
+    pub kind: String,
+    pub classes: usize,
+    pub shards: u64,
+    /// Shards that an earlier call had finished.
+    pub shards_kept: usize,
+    pub samples_in: u64,
+    pub samples_out: u64,
+    /// Samples left out, by reason.
+    pub dropped: BTreeMap<String, u64>,
+    /// Files that were not looked into, by reason.
+    pub passed_over: BTreeMap<&'static str, u64>,
+    pub bytes_out: u64,
+    /// Of this call.
+    pub seconds: f64,
+    pub samples_per_second: f64,
+    pub megabytes_per_second: f64,
+}
+
+/// What is told while it goes on.
+pub enum Step<'a> {
+    Began {
+        kind: Kind,
+        bytes: u64,
+        classes: usize,
+        kept: usize,
+    },
+    /// Bytes of images that were taken so far, those of an earlier call with them.
+    Taken {
+        bytes: u64,
+    },
+    Written(&'a Written),
+}
+
+/// What the writer gets, in order.
+enum Outcome {
+    Taken { key: String, label: Option<u32>, extension: &'static str, bytes: Vec<u8> },
+    Dropped(Dropped),
+    End,
+}
+
+/// The samples, which workers take one after the other.
+struct Line {
+    import: Import,
+    /// Keys so far, as the first half of their SHA-256: two of a set of a billion are alike by chance once in 10^20 sets.
+    keys: HashSet<[u8; 16]>,
+    /// Samples that an earlier call has settled.
+    skip: u64,
+    ended: bool,
+}
+
+/// Imports; `tell` hears of every shard.
+///
+/// # Errors
+/// When the source is none, is damaged or cannot be read; when a set is there already or has no room; when the disk fails.
+/// Shards finished before stay, and the same call goes on behind them.
+pub fn import(order: &Order, tell: &mut dyn FnMut(Step)) -> Result<Account> {
+    let start = Instant::now();
+    let import = Import::open(&order.from)?;
+    let kind = import.kind;
+    let request = import.fingerprint(&order.from);
+    let (most_samples, most_bytes) = (order.most_samples, order.most_bytes);
+    let split = Split::Numbered { most_samples, most_bytes };
+    let (folder, name) = (order.out.clone(), order.name.clone());
+    let mut writer =
+        SetWriter::create(&SetSpec { folder, name, split, request, force: order.force }, &Cache::from_env())?;
+    let (kept, before, account) = (writer.kept(), writer.settled(), writer.account().clone());
+    let needed = import.bytes + import.samples().unwrap_or(0) * AROUND_BYTES;
+    refuse_without_room(order, needed.saturating_sub(account.bytes))?;
+    tell(Step::Began { kind, bytes: import.bytes, classes: import.classes.len(), kept });
+    write_classes(order, &import.classes)?;
+
+    let line = Mutex::new(Line { import, keys: HashSet::new(), skip: before, ended: false });
+    let taken = take_all(order, &line, &mut writer, tell)?;
+    let line = line.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let SetAccount { samples, settled, .. } = *writer.account();
+    // A share of few samples may be none.
+    if samples == 0 && (settled > 0 || order.from.part == Part::WHOLE) {
+        let list = writer.dropped_path().display().to_string();
+        bail!("{}: no sample could be imported; {list} says why", order.from.source.display());
+    }
+    let SetAccount { shards, samples, bytes, dropped, settled, .. } = writer.finish()?;
+    let seconds = start.elapsed().as_secs_f64();
+    Ok(Account {
+        kind: kind.to_string(),
+        classes: line.import.classes.len(),
+        shards,
+        shards_kept: kept,
+        samples_in: settled,
+        samples_out: samples,
+        dropped,
+        passed_over: line.import.passed_over().clone(),
+        bytes_out: bytes,
+        seconds,
+        samples_per_second: (settled - before) as f64 / seconds,
+        megabytes_per_second: taken as f64 / 1e6 / seconds,
+    })
+}
+
+fn take_all(order: &Order, line: &Mutex<Line>, writer: &mut SetWriter, tell: &mut dyn FnMut(Step)) -> Result<u64> {
+    let belt = Belt::new(MOST_WAITING_BYTES);
+    thread::scope(|scope| {
+        let spawn = |number: usize| {
+            let thread = thread::Builder::new().name(format!("saccade-import-{number}"));
+            thread.spawn_scoped(scope, || work(&belt, line)).map(drop)
+        };
+        let started = (0..order.workers).try_for_each(spawn).context("threads of --workers cannot be started");
+        let written = started.and_then(|()| write_all(&belt, writer, tell));
+        // The scope waits for the workers, which end with the belt.
+        belt.close();
+        written
+    })
+}
+
+fn refuse_without_room(order: &Order, bytes: u64) -> Result<()> {
+    // A file system that does not tell is found full, if it is, by writing to it.
+    let free = free_bytes(&order.out).unwrap_or(u64::MAX);
+    if free < bytes {
+        let (needed, free) = (bytes.div_ceil(1_000_000), free / 1_000_000);
+        bail!("{}: about {needed} MB are needed, {free} MB are free; make room", order.out.display());
+    }
+    Ok(())
+}
+
+/// Names in label order, one a line, as `--names` and `--classes` take them.
+fn write_classes(order: &Order, classes: &[String]) -> Result<()> {
+    if classes.is_empty() {
+        return Ok(());
+    }
+    let text: String = classes.iter().map(|class| format!("{class}\n")).collect();
+    let path = order.out.join(format!("{}-classes.txt", order.name));
+    let is_there = fs::read(&path).is_ok_and(|there| there == text.as_bytes());
+    if is_there { Ok(()) } else { Ok(write_whole(&path, text.as_bytes())?) }
+}
+
+/// The one writer, which takes what the workers read; returns the bytes of the images taken.
+fn write_all(
+    belt: &Belt<Result<Outcome, ImportError>>,
+    writer: &mut SetWriter,
+    tell: &mut dyn FnMut(Step),
+) -> Result<u64> {
+    /// Telling costs less than writing so much.
+    const TOLD_BYTES: u64 = 16 << 20;
+    let (mut taken, mut told) = (0, 0);
+    loop {
+        match belt.take().context("a worker ended before its work was done")?? {
+            Outcome::End => return Ok(taken),
+            Outcome::Dropped(dropped) => writer.drop_sample(dropped)?,
+            Outcome::Taken { key, label, extension, bytes } => {
+                taken += bytes.len() as u64;
+                let label = label.map(|label| label.to_string());
+                let label = label.as_ref().map(|label| ("cls", label.as_bytes()));
+                let members: Vec<(&str, &[u8])> = label.into_iter().chain([(extension, bytes.as_slice())]).collect();
+                if let Some(written) = writer.add(&key, &members)? {
+                    tell(Step::Written(&written));
+                }
+                if taken - told >= TOLD_BYTES {
+                    told = taken;
+                    tell(Step::Taken { bytes: taken });
+                }
+            }
+        }
+    }
+}
+
+impl Line {
+    /// The next sample that is not settled yet, and its key where no sample before it had the same.
+    fn next(&mut self) -> Option<Result<(Item, String, bool), ImportError>> {
+        loop {
+            let item = match self.import.next_item()? {
+                Ok(item) => item,
+                Err(error) => return Some(Err(error)),
+            };
+            let key = item.key();
+            let digest = Sha256::digest(&key);
+            let is_new = digest.first_chunk().is_none_or(|half| self.keys.insert(*half));
+            match self.skip.checked_sub(1) {
+                Some(left) => self.skip = left,
+                None => return Some(Ok((item, key, is_new))),
+            }
+        }
+    }
+}
+
+/// A worker's life: the next sample, until there is none.
+fn work(belt: &Belt<Result<Outcome, ImportError>>, line: &Mutex<Line>) {
+    loop {
+        // Locked while it waits for room, as all others would have to wait too; then turns are in the samples' order.
+        let mut next = line.lock().unwrap_or_else(PoisonError::into_inner);
+        if next.ended || !belt.wait() {
+            return;
+        }
+        let (item, key, is_new) = match next.next() {
+            Some(Ok(found)) => found,
+            ended => {
+                next.ended = true;
+                let last = ended.map_or(Ok(Outcome::End), |found| found.map(|_| Outcome::End));
+                return belt.begin(0).finish(last, 0);
+            }
+        };
+        let turn = belt.begin(item.bytes().saturating_add(AROUND_BYTES));
+        drop(next);
+        let outcome = if is_new {
+            look_at(&item, key)
+        } else {
+            Ok(dropped(&item, key, DUPLICATE, "an earlier sample has this key".into()))
+        };
+        let bytes = match &outcome {
+            Ok(Outcome::Taken { bytes, .. }) => bytes.len() as u64,
+            _ => 0,
+        };
+        turn.finish(outcome, bytes);
+    }
+}
+
+fn look_at(item: &Item, key: String) -> Result<Outcome, ImportError> {
+    let bytes = match item.read() {
+        Ok(bytes) => bytes,
+        Err(Unread::Sample { reason, detail }) => return Ok(dropped(item, key, reason, detail)),
+        Err(Unread::Source(error)) => return Err(error),
+    };
+    Ok(match header(&bytes) {
+        Ok(header) => Outcome::Taken { key, label: item.label, extension: header.extension(), bytes },
+        Err(unusable) => dropped(item, key, unusable.reason.name(), unusable.detail),
+    })
+}
+
+fn dropped(item: &Item, key: String, reason: &str, detail: String) -> Outcome {
+    Outcome::Dropped(Dropped { key, shard: item.origin().into(), reason: reason.to_owned(), detail })
+}

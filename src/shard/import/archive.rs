@@ -1,0 +1,229 @@
+//! ImageNet's archives → their pictures: tars of classes, in a tar or in a folder, and the flat tar of the validation set.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::classes::Classes;
+use super::item::{Archive, Item, Place, is_image_name};
+use super::truth::Truth;
+use super::{ImportError, NO_IMAGE, OTHER_CLASS, Part, PassedOver};
+use crate::shard::index::Stamp;
+use crate::shard::tar::{Entry, TarError, Walk};
+
+/// The pictures of class tars, class by class in the order of the names.
+#[derive(Debug)]
+pub struct ClassTars {
+    classes: Classes,
+    tars: Vec<ClassTar>,
+    /// The tar that is walked.
+    current: usize,
+}
+
+#[derive(Debug)]
+struct ClassTar {
+    archive: Arc<Archive>,
+    /// The tar's name inside its archive; none where it is a file of its own.
+    inside: Option<String>,
+    label: u32,
+    cursor: Cursor,
+}
+
+/// The flat tar of the validation pictures.
+#[derive(Debug)]
+pub struct Pictures {
+    archive: Arc<Archive>,
+    cursor: Cursor,
+    truth: Truth,
+    part: Part,
+    seen: u64,
+}
+
+/// A place in a tar that is walked member by member.
+#[derive(Debug)]
+struct Cursor {
+    part: Range<u64>,
+    position: u64,
+}
+
+impl Cursor {
+    fn new(part: Range<u64>) -> Self {
+        Self { position: part.start, part }
+    }
+
+    fn next(&mut self, archive: &Archive) -> Result<Option<Entry>, TarError> {
+        // The closing blocks may be missing.
+        if self.position > self.part.start && self.position >= self.part.end {
+            return Ok(None);
+        }
+        let opened = archive.open()?;
+        let mut walk = Walk::within(&opened.file, self.part.clone(), self.position);
+        let entry = walk.next_entry()?;
+        self.position = walk.position();
+        Ok(entry)
+    }
+}
+
+impl ClassTars {
+    /// # Errors
+    /// When the outer tar is damaged, or holds no tar or one twice.
+    pub fn open(source: &Path, given: Option<Classes>, part: Part) -> Result<Self, ImportError> {
+        let found = if source.is_dir() { tars_in_folder(source)? } else { tars_in_tar(source)? };
+        if found.is_empty() {
+            let what = "holds no class tars such as n01440764.tar, so it is not ImageNet's training archive";
+            return Err(ImportError::source(source, what));
+        }
+        let classes = given.unwrap_or_else(|| Classes::sorted(found.keys().cloned()));
+        let mut tars = Vec::with_capacity(found.len());
+        for (place, (name, (archive, inside, range))) in found.into_iter().enumerate() {
+            let Some(label) = classes.number(&name) else {
+                continue;
+            };
+            if part.has(place as u64) {
+                tars.push(ClassTar { archive, inside, label, cursor: Cursor::new(range) });
+            }
+        }
+        if tars.is_empty() && part == Part::WHOLE {
+            return Err(ImportError::source(source, "holds no class that --classes names"));
+        }
+        Ok(Self { classes, tars, current: 0 })
+    }
+
+    pub fn class_names(&self) -> Vec<String> {
+        self.classes.names.clone()
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.tars.iter().map(|tar| tar.cursor.part.end - tar.cursor.part.start).sum()
+    }
+
+    /// A line for each tar that a change of it changes.
+    pub fn lines(&self) -> impl Iterator<Item = String> {
+        self.tars.iter().map(|tar| {
+            let ClassTar { archive, inside, label, cursor } = tar;
+            format!("{} {inside:?} {label} {:?}\n", stamp_of(&archive.path), cursor.part)
+        })
+    }
+
+    pub fn next(&mut self, passed_over: &mut PassedOver) -> Result<Option<Item>, ImportError> {
+        while let Some(tar) = self.tars.get_mut(self.current) {
+            let entry = match tar.cursor.next(&tar.archive) {
+                Ok(entry) => entry,
+                Err(source) => return Err(tar.damaged(source)),
+            };
+            match entry {
+                None => self.current += 1,
+                Some(entry) if !is_image_name(&entry.name) => *passed_over.entry(NO_IMAGE).or_default() += 1,
+                Some(entry) => return Ok(Some(member(&tar.archive, entry, Some(tar.label)))),
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl ClassTar {
+    fn damaged(&self, source: TarError) -> ImportError {
+        let path = self.archive.path.clone();
+        match &self.inside {
+            Some(member) => ImportError::Inner { path, member: member.clone(), source },
+            None => ImportError::Tar { path, source },
+        }
+    }
+}
+
+impl Pictures {
+    pub fn open(source: &Path, truth: Truth, part: Part) -> Result<Self, ImportError> {
+        let (archive, size) = (Archive::new(source, 0, &Arc::default()), size_of(source)?);
+        Ok(Self { archive, cursor: Cursor::new(0..size), truth, part, seen: 0 })
+    }
+
+    pub fn line(&self) -> String {
+        format!("{} {}", stamp_of(&self.archive.path), self.truth.digest())
+    }
+
+    pub fn bytes(&self) -> u64 {
+        (self.cursor.part.end - self.cursor.part.start) / self.part.of
+    }
+
+    pub fn next(&mut self, passed_over: &mut PassedOver) -> Result<Option<Item>, ImportError> {
+        loop {
+            let entry = self.cursor.next(&self.archive).map_err(|source| self.archive.damaged(source))?;
+            let Some(entry) = entry else { return Ok(None) };
+            // What is passed over is everybody's, and only the first part tells of it.
+            let mut pass = |why| *passed_over.entry(why).or_default() += u64::from(self.part.number == 0);
+            if !is_image_name(&entry.name) {
+                pass(NO_IMAGE);
+                continue;
+            }
+            let Some(label) = self.truth.label(&entry.name)? else {
+                pass(OTHER_CLASS);
+                continue;
+            };
+            self.seen += 1;
+            if self.part.has(self.seen - 1) {
+                return Ok(Some(member(&self.archive, entry, Some(label))));
+            }
+        }
+    }
+}
+
+impl Archive {
+    fn damaged(&self, source: TarError) -> ImportError {
+        ImportError::Tar { path: self.path.clone(), source }
+    }
+}
+
+fn member(archive: &Arc<Archive>, entry: Entry, label: Option<u32>) -> Item {
+    let Entry { name, offset, length } = entry;
+    Item { label, place: Place::Member { archive: Arc::clone(archive), name: name.into(), offset, length } }
+}
+
+fn size_of(path: &Path) -> Result<u64, ImportError> {
+    Ok(fs::metadata(path).map_err(ImportError::io(path))?.len())
+}
+
+/// Name, size and time; nothing but the name where it cannot be asked, which reading will tell.
+pub fn stamp_of(path: &Path) -> String {
+    let stamp = fs::metadata(path).map(|metadata| Stamp::of(&metadata)).ok();
+    format!("{:?} {stamp:?}", path.file_name())
+}
+
+type Found = BTreeMap<String, (Arc<Archive>, Option<String>, Range<u64>)>;
+
+fn tars_in_tar(source: &Path) -> Result<Found, ImportError> {
+    let archive = Archive::new(source, 0, &Arc::default());
+    let opened = archive.open().map_err(ImportError::io(source))?;
+    let mut walk = Walk::new(&opened.file, size_of(source)?);
+    let mut found = Found::new();
+    while let Some(entry) = walk.next_entry().map_err(|source| archive.damaged(source))? {
+        let Some(class) = class_of(Path::new(&entry.name)) else {
+            continue;
+        };
+        let range = entry.offset..entry.offset + entry.length;
+        if found.insert(class.clone(), (Arc::clone(&archive), Some(entry.name), range)).is_some() {
+            return Err(ImportError::source(source, format!("holds the class tar `{class}` twice")));
+        }
+    }
+    Ok(found)
+}
+
+fn tars_in_folder(source: &Path) -> Result<Found, ImportError> {
+    let (mut found, files) = (Found::new(), Arc::default());
+    for entry in fs::read_dir(source).map_err(ImportError::io(source))? {
+        let path = entry.map_err(ImportError::io(source))?.path();
+        if let Some(class) = class_of(&path) {
+            let size = size_of(&path)?;
+            found.insert(class, (Archive::new(&path, found.len(), &files), None, 0..size));
+        }
+    }
+    Ok(found)
+}
+
+/// The name of a class tar without its ending.
+fn class_of(path: &Path) -> Option<String> {
+    let is_tar = path.extension() == Some(OsStr::new("tar"));
+    path.file_stem().filter(|_| is_tar)?.to_str().map(str::to_owned)
+}

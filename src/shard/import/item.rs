@@ -1,0 +1,184 @@
+//! One sample of a source: its key, its class number, and its bytes once they are asked for.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use super::ImportError;
+use crate::shard::files::{OpenFiles, Opened};
+use crate::shard::set::MOST_IMAGE_BYTES;
+use crate::shard::table::IMAGE_ENDINGS;
+
+/// A sample that was found, and not yet read.
+pub struct Item {
+    pub label: Option<u32>,
+    pub(super) place: Place,
+}
+
+pub(super) enum Place {
+    /// `length` is unknown where there is no file.
+    File {
+        root: Arc<Path>,
+        path: Box<Path>,
+        length: Option<u64>,
+    },
+    Member {
+        archive: Arc<Archive>,
+        name: Box<str>,
+        offset: u64,
+        length: u64,
+    },
+    /// A row that is decoded already, as it cannot be read alone.
+    #[cfg(feature = "parquet")]
+    Row {
+        path: Arc<Path>,
+        row: u64,
+        bytes: Vec<u8>,
+    },
+}
+
+/// A tar, which is opened when it is read: there may be more of them than a process may hold open.
+#[derive(Debug)]
+pub(super) struct Archive {
+    pub path: PathBuf,
+    number: usize,
+    files: Arc<OpenFiles>,
+}
+
+/// Why a sample's bytes are not to be had.
+#[derive(Debug)]
+pub enum Unread {
+    /// This sample alone is lost.
+    Sample { reason: &'static str, detail: String },
+    /// So is all that follows.
+    Source(ImportError),
+}
+
+impl Archive {
+    /// Archives that share `files` have different numbers.
+    pub fn new(path: &Path, number: usize, files: &Arc<OpenFiles>) -> Arc<Self> {
+        Arc::new(Self { path: path.to_owned(), number, files: Arc::clone(files) })
+    }
+
+    pub fn open(&self) -> io::Result<Arc<Opened>> {
+        self.files.get(self.number, &self.path)
+    }
+}
+
+impl Item {
+    /// A file at `root`/`path`.
+    pub(super) fn file(root: &Arc<Path>, path: &Path, label: Option<u32>, length: Option<u64>) -> Self {
+        Self { label, place: Place::File { root: Arc::clone(root), path: path.into(), length } }
+    }
+
+    /// The name in the shard: the path inside the source without its ending. A dot would end a key, so it becomes `_`.
+    pub fn key(&self) -> String {
+        key_of(&self.name())
+    }
+
+    /// The sample's name inside its source.
+    pub(super) fn name(&self) -> String {
+        match &self.place {
+            Place::File { path, .. } => text(path),
+            Place::Member { name, .. } => name.to_string(),
+            #[cfg(feature = "parquet")]
+            Place::Row { path, row, .. } => super::parquet::name_of(path, *row),
+        }
+    }
+
+    /// Where the bytes come from, for people.
+    pub fn origin(&self) -> String {
+        match &self.place {
+            Place::File { root, path, .. } => text(&root.join(path)),
+            Place::Member { archive, name, .. } => format!("{}: {name}", archive.path.display()),
+            #[cfg(feature = "parquet")]
+            Place::Row { path, row, .. } => format!("{}: row {row}", path.display()),
+        }
+    }
+
+    /// What a change of the source changes.
+    pub(super) fn line(&self) -> String {
+        format!("{} {:?} {}\n", self.name(), self.label, self.bytes())
+    }
+
+    /// Bytes of the image, as far as they are known.
+    pub fn bytes(&self) -> u64 {
+        match &self.place {
+            Place::File { length, .. } => length.unwrap_or(0),
+            Place::Member { length, .. } => *length,
+            #[cfg(feature = "parquet")]
+            Place::Row { bytes, .. } => bytes.len() as u64,
+        }
+    }
+
+    /// # Errors
+    /// [`Unread::Sample`] where a file is gone or cannot be read, [`Unread::Source`] where a tar cannot.
+    pub fn read(&self) -> Result<Vec<u8>, Unread> {
+        if self.bytes() > MOST_IMAGE_BYTES {
+            return Err(Unread::Sample { reason: "too_large", detail: format!("{} bytes", self.bytes()) });
+        }
+        match &self.place {
+            Place::File { root, path, length } => {
+                let read = length.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound));
+                let read = read.and_then(|length| read_file(&root.join(path), length));
+                read.map_err(|cause| Unread::Sample { reason: "unreadable", detail: cause.to_string() })
+            }
+            Place::Member { archive, offset, length, .. } => {
+                let mut bytes = vec![0; *length as usize];
+                let path = || archive.path.clone();
+                match archive.open().and_then(|opened| opened.file.read_exact_at(&mut bytes, *offset)) {
+                    Ok(()) => Ok(bytes),
+                    Err(cause) if cause.kind() == io::ErrorKind::UnexpectedEof => {
+                        Err(Unread::Source(ImportError::Changed { path: path() }))
+                    }
+                    Err(source) => Err(Unread::Source(ImportError::Io { path: path(), source })),
+                }
+            }
+            #[cfg(feature = "parquet")]
+            Place::Row { bytes, .. } => Ok(bytes.clone()),
+        }
+    }
+}
+
+fn read_file(path: &Path, length: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(length as usize + 1);
+    File::open(path)?.take(MOST_IMAGE_BYTES).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+impl fmt::Debug for Item {
+    fn fmt(&self, text: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(text, "{} ({:?})", self.origin(), self.label)
+    }
+}
+
+/// Whether a name ends as an image's does; the bytes decide later.
+pub(super) fn is_image_name(name: &str) -> bool {
+    let file_name = name.rsplit('/').next().unwrap_or(name);
+    let ending = file_name.rsplit_once('.').filter(|(stem, _)| !stem.is_empty() && !stem.starts_with('.'));
+    ending.is_some_and(|(_, ending)| IMAGE_ENDINGS.contains(&ending.to_lowercase().as_str()))
+}
+
+pub(super) fn key_of(name: &str) -> String {
+    let parts = Path::new(name).components().filter_map(|part| match part {
+        Component::Normal(part) => part.to_str(),
+        _ => None,
+    });
+    let key = parts.collect::<Vec<_>>().join("/");
+    let stem_at = key.rfind('/').map_or(0, |slash| slash + 1);
+    let (folder, file_name) = key.split_at(stem_at);
+    let stem = if is_image_name(file_name) {
+        file_name.rsplit_once('.').map_or(file_name, |(stem, _)| stem)
+    } else {
+        file_name
+    };
+    format!("{folder}{}", stem.replace('.', "_"))
+}
+
+/// Bytes that are not UTF-8 are written as `\xNN`, so that two names stay two names.
+pub(super) fn text(path: &Path) -> String {
+    crate::shard::tar::text(path.as_os_str().as_encoded_bytes())
+}

@@ -1,0 +1,126 @@
+//! Folders of images → their files in the order of the names, with a class number for each folder or without.
+//!
+//! Links are followed, but never around in a circle; hidden files and folders are nobody's samples.
+
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::classes::Classes;
+use super::item::{Item, is_image_name, text};
+use super::{ImportError, NO_IMAGE, OTHER_CLASS, PassedOver};
+
+/// A file or folder; what a link leads to.
+pub struct Entry {
+    pub name: OsString,
+    pub is_folder: bool,
+    length: u64,
+    place: (u64, u64),
+}
+
+/// What a folder holds, sorted by the bytes of the names; without hidden ones, dead links and devices.
+pub fn entries(folder: &Path) -> Result<Vec<Entry>, ImportError> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).map_err(ImportError::io(folder))? {
+        let name = entry.map_err(ImportError::io(folder))?.file_name();
+        if name.as_bytes().starts_with(b".") {
+            continue;
+        }
+        let Ok(metadata) = fs::metadata(folder.join(&name)) else {
+            continue;
+        };
+        if metadata.is_dir() || metadata.is_file() {
+            let place = (metadata.dev(), metadata.ino());
+            found.push(Entry { name, is_folder: metadata.is_dir(), length: metadata.len(), place });
+        }
+    }
+    found.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+    Ok(found)
+}
+
+/// The images of a tree whose folders are classes, and the classes' names.
+///
+/// # Errors
+/// When a folder cannot be read, or there is no folder.
+pub fn classes(
+    source: &Path,
+    given: Option<Classes>,
+    passed_over: &mut PassedOver,
+) -> Result<(Vec<Item>, Vec<String>), ImportError> {
+    let (folders, files): (Vec<_>, Vec<_>) = entries(source)?.into_iter().partition(|entry| entry.is_folder);
+    if folders.is_empty() {
+        return Err(ImportError::source(source, "holds no folder, and each class is to have one"));
+    }
+    let classes = given.unwrap_or_else(|| Classes::sorted(folders.iter().map(|folder| text(Path::new(&folder.name)))));
+    let mut trees = Tree::new(source);
+    let root = fs::metadata(source).map_err(ImportError::io(source))?;
+    trees.above.push((root.dev(), root.ino()));
+    for folder in folders {
+        let label = classes.number(&text(Path::new(&folder.name)));
+        let before = trees.items.len();
+        trees.visit(Path::new(&folder.name), label, folder.place)?;
+        if label.is_none() {
+            *passed_over.entry(OTHER_CLASS).or_default() += (trees.items.len() - before) as u64;
+            trees.items.truncate(before);
+        }
+    }
+    trees.others += files.len() as u64;
+    Ok((trees.finish(passed_over), classes.names))
+}
+
+/// The images of a tree, without labels.
+///
+/// # Errors
+/// When a folder cannot be read.
+pub fn pictures(source: &Path, passed_over: &mut PassedOver) -> Result<Vec<Item>, ImportError> {
+    let metadata = fs::metadata(source).map_err(ImportError::io(source))?;
+    if !metadata.is_dir() {
+        return Err(ImportError::source(source, "is no folder"));
+    }
+    let mut tree = Tree::new(source);
+    tree.visit(Path::new(""), None, (metadata.dev(), metadata.ino()))?;
+    Ok(tree.finish(passed_over))
+}
+
+struct Tree {
+    root: Arc<Path>,
+    items: Vec<Item>,
+    others: u64,
+    /// The folders that the walk is inside of.
+    above: Vec<(u64, u64)>,
+}
+
+impl Tree {
+    fn new(root: &Path) -> Self {
+        Self { root: root.into(), items: Vec::new(), others: 0, above: Vec::new() }
+    }
+
+    fn visit(&mut self, folder: &Path, label: Option<u32>, place: (u64, u64)) -> Result<(), ImportError> {
+        if self.above.contains(&place) {
+            return Ok(());
+        }
+        self.above.push(place);
+        for entry in entries(&self.root.join(folder))? {
+            let path: PathBuf = folder.join(&entry.name);
+            if entry.is_folder {
+                self.visit(&path, label, entry.place)?;
+            } else if is_image_name(&text(Path::new(&entry.name))) {
+                self.items.push(Item::file(&self.root, &path, label, Some(entry.length)));
+            } else {
+                self.others += 1;
+            }
+        }
+        self.above.pop();
+        Ok(())
+    }
+
+    fn finish(self, passed_over: &mut PassedOver) -> Vec<Item> {
+        if self.others > 0 {
+            *passed_over.entry(NO_IMAGE).or_default() += self.others;
+        }
+        self.items
+    }
+}

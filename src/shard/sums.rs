@@ -1,0 +1,74 @@
+//! `SHA256SUMS` beside shards → what each of them must hash to.
+//!
+//! The file is what `sha256sum` writes: 64 hexadecimal digits, two blanks (or a blank and an asterisk), a name.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::ShardError;
+
+/// The file's name, in the folder of the shards that it is about.
+pub const SUMS: &str = "SHA256SUMS";
+
+/// More than the sums of a million shards with long names.
+const MOST_BYTES: u64 = 1 << 28;
+
+const DIGITS: usize = 64;
+
+/// The sums of all folders that were asked about.
+#[derive(Default)]
+pub struct Sums {
+    folders: HashMap<PathBuf, Option<HashMap<String, String>>>,
+}
+
+/// What is known of a shard's sum.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sum {
+    /// There is no list in the shard's folder.
+    NoList,
+    /// There is one, without the shard.
+    NotListed,
+    /// In lower case.
+    Listed(String),
+}
+
+impl Sums {
+    /// # Errors
+    /// When there is a list that cannot be read.
+    pub fn of(&mut self, shard: &Path) -> Result<Sum, ShardError> {
+        let folder = shard.parent().unwrap_or(Path::new(""));
+        if !self.folders.contains_key(folder) {
+            self.folders.insert(folder.to_owned(), read(&folder.join(SUMS))?);
+        }
+        let Some(Some(listed)) = self.folders.get(folder) else {
+            return Ok(Sum::NoList);
+        };
+        let name = shard.file_name().unwrap_or_default().to_string_lossy();
+        Ok(listed.get(name.as_ref()).map_or(Sum::NotListed, |sum| Sum::Listed(sum.clone())))
+    }
+}
+
+fn read(path: &Path) -> Result<Option<HashMap<String, String>>, ShardError> {
+    let unreadable = |source| ShardError::Open { path: path.to_owned(), source };
+    match fs::metadata(path) {
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(cause) => return Err(unreadable(cause)),
+        Ok(metadata) if metadata.len() > MOST_BYTES => return Err(ShardError::Sums { path: path.to_owned(), line: 1 }),
+        Ok(_) => {}
+    }
+    let text = fs::read(path).map_err(unreadable)?;
+    let text = String::from_utf8_lossy(&text);
+    let mut listed = HashMap::new();
+    for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        let wrong = || ShardError::Sums { path: path.to_owned(), line: number + 1 };
+        let (sum, name) = line.split_at_checked(DIGITS).ok_or_else(wrong)?;
+        let name = name.strip_prefix("  ").or_else(|| name.strip_prefix(" *")).ok_or_else(wrong)?;
+        if !sum.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(wrong());
+        }
+        listed.insert(name.trim_start_matches("./").to_owned(), sum.to_ascii_lowercase());
+    }
+    Ok(Some(listed))
+}

@@ -1,0 +1,157 @@
+//! Sources that are none: one clear line each, and nothing that looks whole.
+
+use std::fs::{self, File};
+
+use saccade::shard::import::{Import, Part, Unread, Wanted};
+
+use super::{Place, image, shards, tar_of};
+use crate::saccade::{at, finish, saccade};
+
+/// Imports what cannot be; the line must hold all `words`.
+fn refused(place: &Place, source: &str, more: &[&str], words: &[&str]) {
+    let (from, out) = (place.path(source), place.path("out"));
+    let said = finish(saccade(&["shards", "import", at(&from), "--out", at(&out)]).args(more), 1);
+    let errors: Vec<&str> = said.err.lines().filter(|line| line.starts_with("error: ")).collect();
+    let [error] = errors[..] else { panic!("{source}: {}", said.err) };
+    assert!(!said.err.contains("panicked"), "{}", said.err);
+    for word in words {
+        assert!(error.contains(word), "{source} {more:?}: no \"{word}\" in: {error}");
+    }
+    assert!(!out.exists() || shards(&out).is_empty(), "{source}: shards of what cannot be imported");
+    let _ = fs::remove_dir_all(out);
+}
+
+#[test]
+fn what_is_no_source_is_named() {
+    let place = Place::new();
+    let picture = image("grey.jpg");
+    refused(&place, "nowhere", &[], &["nowhere: cannot be read"]);
+    fs::create_dir(place.path("empty")).unwrap();
+    refused(&place, "empty", &[], &["holds neither images nor folders"]);
+    fs::create_dir_all(place.path("hollow/class")).unwrap();
+    refused(&place, "hollow", &[], &["hollow: holds no image"]);
+    for name in ["split/train/a/1.jpg", "split/val/a/1.jpg", "both/1.jpg", "both/a/2.jpg", "tree/a/1.jpg"] {
+        place.write(name, &picture);
+    }
+    refused(&place, "split", &[], &["holds train and val", "import each"]);
+    refused(&place, "both", &[], &["images beside folders", "--kind"]);
+    place.write("tree.txt", "a.jpg\n");
+    refused(&place, "tree.txt", &[], &["not a tar"]);
+    place.write("train-000000.tar", tar_of(&[("a.jpg", &picture), ("a.cls", b"1")]));
+    refused(&place, "train-000000.tar", &[], &["WebDataset", "shards reshard"]);
+    place.write("sets/train-000000.tar", tar_of(&[("a.jpg", &picture)]));
+    refused(&place, "sets", &[], &["WebDataset", "shards reshard"]);
+    place.write("x.parquet", b"PAR1");
+    refused(&place, "x.parquet", &[], &["parquet"]);
+    place.write("text/a/1.jpg", b"no image");
+    refused(&place, "text", &[], &["no sample could be imported", "dropped.jsonl says why"]);
+    place.write("ILSVRC2012_img_val.tar", tar_of(&[("ILSVRC2012_val_00000001.JPEG", &picture)]));
+    refused(&place, "ILSVRC2012_img_val.tar", &[], &["--ground-truth"]);
+    place.write("twice.txt", "a\nb\na\n");
+    refused(&place, "tree", &["--classes", at(&place.path("twice.txt"))], &["twice.txt: line 3", "`a` again"]);
+    refused(&place, "tree", &["--ground-truth", at(&place.path("twice.txt"))], &["--ground-truth", "image-folder"]);
+}
+
+#[test]
+fn damaged_archives_say_where() {
+    let place = Place::new();
+    let picture = image("baseline_420.jpg");
+    let class = tar_of(&[("n01_1.JPEG", &picture), ("n01_2.JPEG", &picture)]);
+    let cut = |data: &[u8], length: usize| data[..length].to_vec();
+    place.write("inner.tar", tar_of(&[("n01.tar", &cut(&class, 1_200))]));
+    refused(&place, "inner.tar", &[], &["inner.tar", "n01.tar", "ends inside a member: `n01_1.JPEG`"]);
+    let whole = tar_of(&[("n01.tar", &class), ("n02.tar", &class)]);
+    place.write("outer.tar", cut(&whole, whole.len() - 4_000));
+    refused(&place, "outer.tar", &[], &["outer.tar: damaged archive", "ends inside a member: `n02.tar`"]);
+    place.write("twice.tar", tar_of(&[("n01.tar", &class), ("d/n01.tar", &class)]));
+    refused(&place, "twice.tar", &[], &["class tar `n01` twice"]);
+    place.write("packed.tar", b"\x1f\x8b and so on");
+    refused(&place, "packed.tar", &[], &["gzip", "unpack it first"]);
+}
+
+#[test]
+fn an_archive_that_shrinks_while_it_is_read_stops_the_import() {
+    let place = Place::new();
+    let picture = image("baseline_420.jpg");
+    let path = place.write("train.tar", tar_of(&[("n01.tar", &tar_of(&[("a.jpg", &picture), ("b.jpg", &picture)]))]));
+    let wanted = Wanted {
+        source: path.clone(),
+        kind: None,
+        ground_truth: None,
+        synsets: None,
+        classes: None,
+        shuffle: None,
+        part: Part::WHOLE,
+    };
+    let mut import = Import::open(&wanted).unwrap();
+    let first = import.next_item().unwrap().unwrap();
+    assert_eq!((first.key().as_str(), first.label, first.read().unwrap()), ("a", Some(0), picture));
+    let second = import.next_item().unwrap().unwrap();
+    File::options().write(true).open(&path).unwrap().set_len(2_000).unwrap();
+    let Err(Unread::Source(error)) = second.read() else { panic!("{second:?} was read") };
+    assert!(error.to_string().contains("train.tar: changed or was cut while it was read"), "{error}");
+}
+
+#[test]
+fn lists_are_judged_line_by_line() {
+    let place = Place::new();
+    place.write("a.jpg", image("grey.jpg"));
+    let check = |name: &str, text: &str, words: &[&str]| {
+        place.write(name, text);
+        refused(&place, name, &[], words);
+    };
+    check("missing.csv", "a.jpg,1\nb.jpg,\n", &["missing.csv: line 2", "`b.jpg` has no label, and line 1 has one"]);
+    check("open.csv", "a.jpg,1\n\"b.jpg,2\n", &["open.csv: line 2", "quote"]);
+    check("after.csv", "a.jpg,1\n\"b\".jpg,2\n", &["after.csv: line 2", "quote"]);
+    check("pathless.csv", "a.jpg,1\n,2\n", &["pathless.csv: line 2", "no path"]);
+    check("dots.csv", "../..,1\n", &["dots.csv: line 1", "names no file"]);
+    check("empty.csv", "", &["empty.csv: holds no image"]);
+    check("broken.jsonl", "{\"path\": \"a.jpg\"}\n{\"path\": \n", &["broken.jsonl: line 2", "JSON"]);
+    check("other.jsonl", "{\"text\": \"a.jpg\"}\n", &["other.jsonl: line 1", "no path"]);
+    check("half.jsonl", "{\"path\": \"a.jpg\", \"label\": 1.5}\n", &["half.jsonl: line 1", "1.5"]);
+    place.write("latin.csv", b"caf\xe9.jpg,1\n");
+    refused(&place, "latin.csv", &[], &["latin.csv", "UTF-8"]);
+}
+
+#[test]
+fn ground_truths_that_do_not_fit_are_refused() {
+    let place = Place::new();
+    let picture = image("grey.jpg");
+    let names = ["ILSVRC2012_val_00000001.JPEG", "ILSVRC2012_val_00000002.JPEG"];
+    place.write("val.tar", tar_of(&names.map(|name| (name, picture.as_slice()))));
+    let check = |text: &str, more: &[&str], words: &[&str]| {
+        let truth = place.write("truth.txt", text);
+        refused(&place, "val.tar", &[&["--ground-truth", at(&truth)], more].concat(), words);
+    };
+    check("", &[], &["truth.txt", "is empty"]);
+    check("1\n", &[], &["truth.txt", "1 lines", "ILSVRC2012_val_00000002.JPEG"]);
+    check("1\n1001\n", &[], &["truth.txt: line 2", "`1001`", "1 to 1000"]);
+    check("0\n1\n", &[], &["truth.txt: line 1", "`0`"]);
+    check("n01440764\nfish\n", &[], &["truth.txt: line 2", "`fish`"]);
+    check("1\nn01440764\n", &[], &["truth.txt: line 2", "n01440764"]);
+    check(
+        "ILSVRC2012_val_00000001,n01440764 1 2 3 4\n",
+        &[],
+        &["no line for the picture `ILSVRC2012_val_00000002.JPEG`"],
+    );
+    let kit = fs::read_to_string(crate::saccade::root().join("shards/imagenet-kit-order.txt")).unwrap();
+    let mut sorted: Vec<&str> = kit.lines().filter(|line| line.starts_with('n')).collect();
+    sorted.sort_unstable();
+    let synsets = place.write("sorted.txt", sorted.join("\n"));
+    check("1\n2\n", &["--synsets", at(&synsets)], &["sorted.txt", "not the kit's order"]);
+}
+
+#[test]
+fn wrong_usage_exits_with_2() {
+    let cases: [&[&str]; 6] = [
+        &["x"],
+        &["x", "--out", "y", "--part", "3/3"],
+        &["x", "--out", "y", "--kind", "tree"],
+        &["x", "--out", "y", "--size", "12Q"],
+        &["x", "--out", "y", "--samples", "0"],
+        &["--out", "y"],
+    ];
+    for arguments in cases {
+        finish(saccade(&["shards", "import"]).args(arguments), 2);
+    }
+}

@@ -1,0 +1,217 @@
+//! Each form of source: which samples come of it, and with which labels.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+
+use serde_json::json;
+
+use super::{Place, Sample, image, samples, tar_of};
+use crate::saccade::{at, column, finish, root, saccade, small};
+
+/// ImageNet's training archive in small: class tars in no order, a CMYK JPEG and a PNG by the name of a JPEG among the
+/// pictures, as in the real one.
+fn class_tars() -> [(&'static str, Vec<u8>); 3] {
+    let [photograph, cmyk, png] = ["baseline_420.jpg", "cmyk.jpg", "really_png_named.jpg"].map(image);
+    [
+        ("n02105855.tar", tar_of(&[("n02105855_2933.JPEG", &png), ("n02105855_1.JPEG", &photograph)])),
+        ("n01440764.tar", tar_of(&[("n01440764_10026.JPEG", &photograph), ("n01440764_10027.JPEG", b"no picture")])),
+        ("n01739381.tar", tar_of(&[("n01739381_1309.JPEG", &cmyk), ("notes.txt", b"x")])),
+    ]
+}
+
+fn expected_of_class_tars() -> Vec<Sample> {
+    let sample = |key: &str, label: u32, extension: &str, name: &str| Sample {
+        key: key.into(),
+        label: Some(label),
+        extension: extension.into(),
+        image: image(name),
+    };
+    vec![
+        sample("n01440764_10026", 0, "jpg", "baseline_420.jpg"),
+        sample("n01739381_1309", 1, "jpg", "cmyk.jpg"),
+        sample("n02105855_2933", 2, "png", "really_png_named.jpg"),
+        sample("n02105855_1", 2, "jpg", "baseline_420.jpg"),
+    ]
+}
+
+#[test]
+fn the_training_archive_numbers_its_classes_by_their_sorted_names() {
+    let place = Place::new();
+    let tars = class_tars();
+    let files: Vec<(&str, &[u8])> = tars.iter().map(|(name, data)| (*name, data.as_slice())).collect();
+    place.write("ILSVRC2012_img_train.tar", tar_of(&files));
+    let account = place.import("ILSVRC2012_img_train.tar", "out", &["--name", "train"]);
+    assert_eq!(account["kind"], "imagenet-train");
+    assert_eq!(account["dropped"], json!({ "unknown_format": 1 }));
+    assert_eq!(account["passed_over"], json!({ "no_image_by_name": 1 }));
+    assert_eq!(place.samples("out"), expected_of_class_tars());
+    let names = fs::read_to_string(place.path("out/train-classes.txt")).unwrap();
+    assert_eq!(names, "n01440764\nn01739381\nn02105855\n");
+    let dropped = fs::read_to_string(place.path("out/train.dropped.jsonl")).unwrap();
+    assert!(dropped.contains("n01440764_10027") && dropped.lines().count() == 1, "{dropped}");
+
+    for (name, data) in &tars {
+        place.write(&format!("unpacked/{name}"), data);
+    }
+    place.import("unpacked", "again", &["--name", "train"]);
+    assert_eq!(place.samples("again"), expected_of_class_tars(), "the class tars of the archive, in a folder");
+    place.write("two.txt", "n02105855\nn01440764\n");
+    let account = place.import("unpacked", "two", &["--classes", at(&place.path("two.txt"))]);
+    assert_eq!(account["classes"], 2);
+    let labels: Vec<_> = place.samples("two").iter().map(|sample| sample.label.unwrap()).collect();
+    assert_eq!(labels, [1, 0, 0], "the given order numbers the classes, and there are no others");
+}
+
+/// The first ten lines of the kit's ground truth, and the labels that everybody else gives these pictures.
+const KIT: [u32; 10] = [490, 361, 171, 822, 297, 482, 13, 704, 599, 164];
+const LABELS: [u32; 10] = [65, 970, 230, 809, 516, 57, 334, 415, 674, 332];
+/// Their classes.
+const IDS: [&str; 10] = [
+    "n01751748",
+    "n09193705",
+    "n02105855",
+    "n04263257",
+    "n03125729",
+    "n01735189",
+    "n02346627",
+    "n02776631",
+    "n03794056",
+    "n02328150",
+];
+
+#[test]
+fn validation_labels_are_everybodys_whatever_form_the_truth_has() {
+    let place = Place::new();
+    let names: Vec<String> = (1..=10).map(|number| format!("ILSVRC2012_val_{number:08}.JPEG")).collect();
+    let picture = image("baseline_444.jpg");
+    // Not in the order of the names, which the truth follows.
+    let files: Vec<(&str, &[u8])> = names.iter().rev().map(|name| (name.as_str(), picture.as_slice())).collect();
+    place.write("ILSVRC2012_img_val.tar", tar_of(&files));
+    for name in &names {
+        place.write(&format!("val/{name}"), &picture);
+    }
+    let lines = |all: Vec<String>| all.join("\n") + "\n";
+    let kaggle = names.iter().zip(IDS).map(|(name, id)| format!("{},{id} 1 2 3 4 ", name.trim_end_matches(".JPEG")));
+    let header = ["ImageId,PredictionString".to_owned()];
+    place.write("kit.txt", lines(KIT.map(|number| number.to_string()).to_vec()));
+    place.write("ids.txt", lines(IDS.map(str::to_owned).to_vec()));
+    place.write("LOC_val_solution.csv", lines(header.into_iter().chain(kaggle).collect()));
+    let expected: Vec<(String, Option<u32>)> =
+        (1..=10).zip(LABELS).map(|(number, label)| (format!("ILSVRC2012_val_{number:08}"), Some(label))).collect();
+    for source in ["ILSVRC2012_img_val.tar", "val"] {
+        for truth in ["kit.txt", "ids.txt", "LOC_val_solution.csv"] {
+            let out = format!("{source}-{truth}");
+            let account = place.import(source, &out, &["--ground-truth", at(&place.path(truth)), "--name", "v"]);
+            assert_eq!((&account["kind"], &account["classes"]), (&json!("imagenet-validation"), &json!(1000)));
+            let mut labels = place.labels(&out);
+            labels.sort();
+            assert_eq!(labels, expected, "{out}");
+        }
+    }
+}
+
+#[test]
+fn another_kits_order_is_read_with_or_without_numbers() {
+    let place = Place::new();
+    let picture = image("grey.jpg");
+    place.write("val.tar", tar_of(&[("v_1.jpg", &picture), ("v_2.jpg", &picture), ("v_3.jpg", &picture)]));
+    place.write("truth.txt", "3\n1\n2\n");
+    place.write("order.txt", "n003\nn001\nn002\n");
+    place.write("map.txt", "n002 3 c\nn003 1 a\nn001 2 b\n");
+    for order in ["order.txt", "map.txt"] {
+        let (truth, synsets) = (place.path("truth.txt"), place.path(order));
+        let more = ["--ground-truth", at(&truth), "--synsets", at(&synsets)];
+        let out = format!("out-{order}");
+        place.import("val.tar", &out, &more);
+        let labels: Vec<_> = place.samples(&out).iter().map(|sample| sample.label).collect();
+        // Class 3 of the kit is n002, which is label 1; 1 is n003, label 2; 2 is n001, label 0.
+        assert_eq!(labels, [Some(1), Some(2), Some(0)], "{order}");
+    }
+}
+
+#[test]
+fn a_tree_of_classes_is_numbered_as_imagefolder_does() {
+    let place = Place::new();
+    place.write("tree/dog/x.JPEG", image("baseline_420.jpg"));
+    place.write("tree/dog/deep/er/y.jpg", image("grey.jpg"));
+    place.write("tree/cat/very.good.png", image("really_png_named.jpg"));
+    place.write("tree/cat/.hidden.jpg", b"x");
+    place.write("tree/cat/Thumbs.db", b"x");
+    place.write("tree/README.md", b"x");
+    fs::create_dir_all(place.path("tree/bee")).unwrap();
+    symlink("nowhere", place.path("tree/dog/dead.jpg")).unwrap();
+    symlink("..", place.path("tree/dog/circle")).unwrap();
+    place.write("elsewhere/z.jpg", image("cmyk.jpg"));
+    symlink("../elsewhere", place.path("tree/eel")).unwrap();
+    let account = place.import("tree", "out", &[]);
+    assert_eq!((&account["kind"], &account["classes"]), (&json!("image-folder"), &json!(4)));
+    assert_eq!(account["passed_over"], json!({ "no_image_by_name": 2 }));
+    let expected = [("cat/very_good", 1), ("dog/deep/er/y", 2), ("dog/x", 2), ("eel/z", 3)]
+        .map(|(key, label)| (key.into(), Some(label)));
+    assert_eq!(place.labels("out"), expected);
+    let names = fs::read_to_string(place.path("out/tree-classes.txt")).unwrap();
+    assert_eq!(names, "bee\ncat\ndog\neel\n", "a class without images keeps its number");
+}
+
+#[test]
+fn lists_name_columns_or_not_and_labels_by_number_or_name() {
+    let place = Place::new();
+    for name in ["a.jpg", "in/b, c.jpg", "d.jpg"] {
+        place.write(name, image("grey.jpg"));
+    }
+    let check = |list: &str, text: &str, expected: &[(&str, Option<u32>)]| {
+        place.write(list, text);
+        let out = format!("out-{list}");
+        place.import(list, &out, &[]);
+        let expected: Vec<_> = expected.iter().map(|(key, label)| ((*key).to_owned(), *label)).collect();
+        assert_eq!(place.labels(&out), expected, "{list}");
+    };
+    let both = [("a", Some(7)), ("in/b, c", Some(0))];
+    check("plain.csv", "a.jpg,7\n\"in/b, c.jpg\",0\n", &both);
+    check("windows.csv", "\u{feff}label,path\r\n7,a.jpg\r\n\r\n0,\"./in/b, c.jpg\"\r\n", &both);
+    check("tabs.tsv", "image\tlabel\na.jpg\t7\nin/b, c.jpg\t0\n", &both);
+    check(
+        "lines.jsonl",
+        "{\"file_name\": \"a.jpg\", \"label\": 7}\n{\"path\": \"in/b, c.jpg\", \"cls\": \"0\"}\n",
+        &both,
+    );
+    check("names.csv", "d.jpg,zebra\na.jpg,ant\n", &[("d", Some(1)), ("a", Some(0))]);
+    check("bare.csv", "a.jpg\nd.jpg\n", &[("a", None), ("d", None)]);
+    place.write("lost.csv", "a.jpg,1\ngone.jpg,1\na.jpg,1\n");
+    let account = place.import("lost.csv", "lost", &[]);
+    assert_eq!(account["dropped"], json!({ "duplicate_key": 1, "unreadable": 1 }));
+}
+
+#[test]
+fn a_plain_folder_gives_samples_without_labels() {
+    let place = Place::new();
+    for name in ["b.jpg", "a.jpg", "c.webp"] {
+        place.write(&format!("pictures/{name}"), image("baseline_420.jpg"));
+    }
+    let account = place.import("pictures", "out", &[]);
+    assert_eq!((&account["kind"], &account["classes"]), (&json!("folder"), &json!(0)));
+    assert_eq!(place.labels("out"), ["a", "b", "c"].map(|key| (key.to_owned(), None)));
+    assert!(place.samples("out").iter().all(|sample| sample.extension == "jpg"), "the bytes decide");
+    assert!(!place.path("out/pictures-classes.txt").exists());
+}
+
+#[test]
+fn what_is_imported_trains_and_is_scored_by_its_labels() {
+    let place = Place::new();
+    let source = samples(&root().join("shards/fashion-validation-000000.tar"));
+    for sample in &source {
+        place.write(&format!("tree/{}/{}.JPEG", sample.label.unwrap(), sample.key.replace('/', "-")), &sample.image);
+    }
+    place.import("tree", "out", &["--name", "mine", "--samples", "100", "--shuffle", "3"]);
+    let labels = |all: &[Sample]| {
+        let mut all: Vec<_> = all.iter().map(|sample| (sample.image.clone(), sample.label)).collect();
+        all.sort();
+        all
+    };
+    assert_eq!(labels(&place.samples("out")), labels(&source));
+    let shards = format!("{}/mine-*.tar", place.path("out").display());
+    let run = place.path("run");
+    let data = ["train", "validation"].map(|split| format!("data.{split}={shards}"));
+    finish(small(&mut saccade(&["train", "pipelines/quickstart.toml", "--out", at(&run)]), &[&data[0], &data[1]]), 0);
+    assert_eq!(column(&run.join("steps.jsonl"), "loss").len(), source.len() / 32);
+}

@@ -1,0 +1,116 @@
+//! The bytes of an imported set: a function of source and seed, whole after a kill, together the parts of it.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use super::{Place, Sample, image, shards};
+use crate::saccade::{at, finish, root, saccade};
+
+/// Forty small pictures in four classes.
+fn tree(place: &Place) {
+    let all = super::samples(&root().join("shards/fashion-validation-000000.tar"));
+    for (number, sample) in all.iter().take(40).enumerate() {
+        place.write(&format!("tree/c{}/{number:02}.jpg", number % 4), &sample.image);
+    }
+}
+
+/// Names and bytes of all that a set consists of, but for indexes, which hold times.
+fn contents(folder: &Path) -> Vec<(String, Vec<u8>)> {
+    let files = fs::read_dir(folder).unwrap().flatten();
+    let mut files: Vec<_> = files
+        .map(|file| (file.file_name().into_string().unwrap(), fs::read(file.path()).unwrap()))
+        .filter(|(name, _)| !name.ends_with(".index"))
+        .collect();
+    files.sort();
+    files
+}
+
+fn sorted(mut samples: Vec<Sample>) -> Vec<Sample> {
+    samples.sort();
+    samples
+}
+
+#[test]
+fn the_same_source_and_seed_give_the_same_bytes_for_any_number_of_workers() {
+    let place = Place::new();
+    tree(&place);
+    let set = |out: &str, more: &[&str]| {
+        place.import("tree", out, &[&["--samples", "7"], more].concat());
+        contents(&place.path(out))
+    };
+    let (plain, drawn) = (set("plain", &["--workers", "1"]), set("drawn", &["--shuffle", "1"]));
+    assert!(plain == set("plain-3", &["--workers", "3"]));
+    assert!(drawn == set("drawn-3", &["--shuffle", "1", "--workers", "3"]));
+    assert!(drawn != plain && drawn != set("other", &["--shuffle", "2"]));
+    assert_eq!(plain.iter().filter(|(name, _)| name.ends_with(".tar")).count(), 6);
+    assert_eq!(sorted(place.samples("plain")), sorted(place.samples("drawn")));
+}
+
+#[test]
+fn parts_are_together_the_whole() {
+    let place = Place::new();
+    tree(&place);
+    for shuffle in [&[][..], &["--shuffle", "5"]] {
+        let folder = format!("whole{}", shuffle.len());
+        place.import("tree", &folder, &[&["--name", "t"], shuffle].concat());
+        let mut all = Vec::new();
+        for part in 0..3 {
+            let out = format!("{folder}-{part}");
+            place.import("tree", &out, &[&["--name", "t", "--part", &format!("{part}/3")], shuffle].concat());
+            all.extend(place.samples(&out));
+        }
+        assert_eq!(all, place.samples(&folder));
+    }
+}
+
+#[test]
+fn a_part_of_few_samples_may_be_empty() {
+    let place = Place::new();
+    place.write("tree/a/1.jpg", image("grey.jpg"));
+    for part in ["0/2", "1/2"] {
+        let (source, out) = (place.path("tree"), place.path("out"));
+        let name = part.replace('/', "-");
+        let mut command =
+            saccade(&["shards", "import", at(&source), "--out", at(&out), "--name", &name, "--part", part]);
+        finish(&mut command, 0);
+    }
+    assert_eq!(shards(&place.path("out")).len(), 1);
+}
+
+#[test]
+fn a_killed_import_goes_on_behind_the_shards_that_are_whole() {
+    let place = Place::new();
+    for number in 0..30 {
+        place.write(&format!("tree/a/{number:02}.jpg"), image("grey.jpg"));
+    }
+    // No image, dropped before the kill; and one that is too large for the limit.
+    place.write("tree/a/05.jpg", b"text");
+    let large = [b"P6\n300 300\n255\n".to_vec(), vec![9; 300 * 300 * 3]].concat();
+    place.write("tree/b/large.ppm", large);
+    place.write("tree/b/small.jpg", image("grey.jpg"));
+    let more = ["--samples", "10", "--name", "s"];
+    place.import("tree", "expected", &more);
+
+    let (source, out) = (place.path("tree"), place.path("out"));
+    // The system kills who writes a file of more than 100 blocks of 1,024 bytes.
+    let limited = format!("ulimit -f 100; exec \"$0\" shards import {} --out {} \"$@\"", at(&source), at(&out));
+    let killed =
+        Command::new("bash").args(["-c", &limited, env!("CARGO_BIN_EXE_saccade")]).args(more).output().unwrap();
+    assert!(!killed.status.success(), "{killed:?}");
+    let left = shards(&out);
+    assert_eq!(left.len(), 2, "{killed:?}");
+    let times = |all: &[std::path::PathBuf]| -> Vec<_> {
+        all.iter().map(|shard| fs::metadata(shard).unwrap().modified().unwrap()).collect()
+    };
+    let before = times(&left);
+    let account = place.import("tree", "out", &more);
+    assert_eq!((account["shards_kept"].as_u64(), account["samples_in"].as_u64()), (Some(2), Some(32)));
+    assert_eq!(times(&left), before, "finished shards are left alone");
+    assert!(contents(&out) == contents(&place.path("expected")));
+
+    let again = finish(saccade(&["shards", "import", at(&source), "--out", at(&out)]).args(more), 1);
+    assert!(again.err.contains("s-000000.tar: exists already"), "{}", again.err);
+    finish(saccade(&["shards", "import", at(&source), "--out", at(&out), "--force"]).args(more), 0);
+    assert!(contents(&out) == contents(&place.path("expected")));
+}
