@@ -1,5 +1,6 @@
 //! One function per verb: what was typed to what is done; the only place that prints.
 
+mod bench;
 mod eval;
 mod import;
 mod progress;
@@ -14,7 +15,6 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
@@ -24,13 +24,13 @@ use tokio::runtime::Runtime;
 
 use crate::config::{Plan, RunConfig};
 use crate::pipeline::Counts;
-use crate::run::bench::{self, Figures};
 use crate::run::exchange::{self, Which};
 use crate::run::folder::{self, RunFolder};
+use crate::run::text::count;
 use crate::run::{Event, Outcome, Surroundings, free_folder, ready, show, stream as stream_of};
 use crate::telemetry::Telemetry;
 use crate::telemetry::server::{self, End};
-use progress::{Progress, bytes, complaints, count};
+use progress::{Progress, bytes, complaints};
 use serving::Serving;
 use shards::ShardsVerb;
 use tune::TuneArgs;
@@ -64,7 +64,7 @@ enum Verb {
     Show(ShowArgs),
     /// Measures the data path, the training step, or both
     #[command(after_help = "Example:\n  saccade bench data pipelines/quickstart.toml --seconds 10")]
-    Bench(BenchArgs),
+    Bench(bench::BenchArgs),
     /// Finds worker count and queue sizes for this machine by measuring; writes nothing
     #[command(after_help = "Example:\n  saccade tune pipelines/ijepa-vit-s16-in1k.toml --seconds 60
 Prints what it measured, which stage limits, and the [stream] section to paste into the pipeline file.")]
@@ -185,30 +185,6 @@ struct ShowArgs {
 }
 
 #[derive(Args)]
-struct BenchArgs {
-    /// What is measured
-    what: BenchWhat,
-    #[command(flatten)]
-    file: FileArgs,
-    /// How long to measure
-    #[arg(long, value_name = "S", default_value_t = 10.0, value_parser = positive_seconds)]
-    seconds: f64,
-    /// Prints the figures as JSON
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum BenchWhat {
-    /// Shards to batches
-    Data,
-    /// The training step on one batch
-    Step,
-    /// Training as it is
-    Train,
-}
-
-#[derive(Args)]
 struct ExportArgs {
     /// A run folder, or a folder that `saccade import` wrote
     run: PathBuf,
@@ -243,7 +219,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Verb::Check(args) => check(args),
         Verb::Stream(args) => stream(args),
         Verb::Show(args) => draw(args),
-        Verb::Bench(args) => measure(args),
+        Verb::Bench(args) => bench::run(&args),
         Verb::Tune(args) => tune::run(&args),
         Verb::Eval(args) => eval::eval(&args),
         Verb::Embed(args) => eval::embed(&args),
@@ -414,38 +390,6 @@ fn draw(args: ShowArgs) -> Result<()> {
         let mean = energies.iter().map(|sample| sample[iteration]).sum::<f64>() / energies.len() as f64;
         say(&format!("energy per token after {iteration} iterations: {mean:.4}"))
     })
-}
-
-fn measure(args: BenchArgs) -> Result<()> {
-    let config = RunConfig::read(&args.file.file, &args.file.changes.set)?;
-    let (runtime, telemetry) = (Runtime::new()?, Telemetry::new("bench"));
-    let serving = Serving::start(&config, &telemetry, &runtime)?;
-    let plan = Plan::new(config)?;
-    let limit = Duration::try_from_secs_f64(args.seconds).context("--seconds")?;
-    let measured = match args.what {
-        BenchWhat::Data => bench::data(&plan, limit, runtime.handle(), &telemetry),
-        BenchWhat::Step => bench::step(&plan, limit, runtime.handle(), &telemetry),
-        BenchWhat::Train => bench::train(&plan, limit, runtime.handle(), &telemetry),
-    };
-    serving.stop(&runtime, End::Now);
-    let figures = measured?;
-    if args.json { say_json(&figures) } else { say(&table(&figures)) }
-}
-
-fn table(figures: &Figures) -> String {
-    let Figures { what, device, seconds, batches, samples, .. } = figures;
-    let mut text = format!(
-        "{what}: {:.1} samples/s, {:.3} CPU ms per sample ({samples} samples in {batches} batches, {seconds:.1} s, device {device})\n",
-        figures.samples_per_second, figures.cpu_milliseconds_per_sample,
-    );
-    text += &format!("{:<11}{:>10}{:>10}{:>10}{:>10}\n", "stage", "samples", "busy s", "starved s", "blocked s");
-    for stage in &figures.stages {
-        text += &format!(
-            "{:<11}{:>10}{:>10.2}{:>10.2}{:>10.2}\n",
-            stage.stage, stage.samples, stage.busy_seconds, stage.starved_seconds, stage.blocked_seconds,
-        );
-    }
-    text + &format!("limited by: {}", figures.bottleneck.as_deref().unwrap_or("nothing yet"))
 }
 
 fn change(text: &str) -> Result<String, String> {

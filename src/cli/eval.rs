@@ -13,7 +13,8 @@ use crate::eval::scores::FeatureScores;
 use crate::eval::umap::UmapConfig;
 use crate::run::eval::{Evaluation, Frozen, Pooling, Request, Split};
 use crate::run::exchange::Which;
-use crate::run::{plane, retrieval};
+use crate::run::text::percent;
+use crate::run::{folder, plane, retrieval};
 
 /// Held-out images in a picture of neighbours, and neighbours of each.
 const PICTURED: usize = 10;
@@ -98,9 +99,13 @@ impl EncoderArgs {
 }
 
 pub fn eval(args: &EvalArgs) -> Result<()> {
+    args.neighbours.as_deref().map_or(Ok(()), folder::check_file)?;
     let runtime = Runtime::new().context("no threads for the runtime")?;
     let frozen = args.encoder.open()?;
-    let request = Request { train_samples: args.train_samples, ks: args.k.clone() };
+    let mut ks = args.k.clone();
+    ks.sort_unstable();
+    ks.dedup();
+    let request = Request { train_samples: args.train_samples, ks };
     let (scores, splits) = frozen.scores(&request, runtime.handle())?;
     let saved = scores.save(&args.encoder.run)?;
     if args.json {
@@ -127,7 +132,7 @@ pub fn embed(args: &EmbedArgs) -> Result<()> {
 }
 
 pub fn draw(args: &UmapArgs) -> Result<()> {
-    plane::Form::of(&args.out)?;
+    plane::check(&args.out)?;
     let runtime = Runtime::new().context("no threads for the runtime")?;
     let names = names(args.names.as_deref())?;
     let umap = UmapConfig { neighbours: args.neighbours, ..UmapConfig::new(args.seed) };
@@ -149,10 +154,6 @@ pub fn names(file: Option<&Path>) -> Result<Vec<String>> {
     let Some(path) = file else { return Ok(Vec::new()) };
     let text = std::fs::read_to_string(path).with_context(|| format!("{}: cannot be read", path.display()))?;
     Ok(text.lines().map(str::to_owned).collect())
-}
-
-fn percent(share: f64) -> String {
-    format!("{:6.2} %", 100.0 * share)
 }
 
 fn table(scores: &Evaluation) -> Vec<String> {
@@ -192,7 +193,7 @@ fn table(scores: &Evaluation) -> Vec<String> {
 
 fn probed(probe: &ProbeScore) -> String {
     let steps = format!("{} steps{}", probe.steps, if probe.converged { "" } else { ", not converged" });
-    let [top1, top5, train] = [probe.top1, probe.top5, probe.top1_train].map(percent);
+    let [top1, top5, train] = [probe.top1, probe.top5, probe.top1_train].map(|share| format!("{:>8}", percent(share)));
     format!("  top-1 {top1}   top-5 {top5}   (training samples: {train}; {steps})")
 }
 

@@ -7,10 +7,11 @@ use anyhow::{Result, bail};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::progress::{bytes, count};
+use super::progress::bytes;
 use super::shards::{cores, workers};
 use super::{say, say_json};
 use crate::run::import::{Account, Order, Step, import};
+use crate::run::text::count;
 use crate::shard::import::{Kind, Part, Wanted};
 
 #[derive(Args)]

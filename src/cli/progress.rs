@@ -9,6 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::config::Plan;
 use crate::run::score::Scores;
+use crate::run::text::{count, percent};
 use crate::run::{Event, StepLine};
 use crate::shard::Complaint;
 use crate::telemetry::Telemetry;
@@ -115,9 +116,9 @@ fn table(scores: &Scores) -> String {
         ("the same before training".into(), scores.baselines.knn_before_training),
         ("raw pixels".into(), scores.baselines.knn_raw_pixels),
     ];
-    let rows = rows.map(|(name, share)| format!("  {name:<36}{:>6.2} %", 100.0 * share));
+    let rows = rows.map(|(name, share)| format!("  {name:<36}{:>8}", percent(share)));
     let more = scores.target.as_ref().map_or_else(String::new, |found| {
-        let probe = found.probe.map_or_else(|| "none".into(), |probe| format!("{:.2} %", 100.0 * probe.top1));
+        let probe = found.probe.map_or_else(|| "none".into(), |probe| percent(probe.top1));
         let [alpha, lidar] = [found.alpha, found.lidar]
             .map(|number| number.map_or_else(|| "none".into(), |number| format!("{number:.2}")));
         format!("\n  linear probe {probe}, RankMe {:.2}, alpha-ReQ {alpha}, LiDAR {lidar}", found.rankme)
@@ -143,14 +144,6 @@ pub fn complaints(plan: &Plan) -> Vec<String> {
         lines.extend(kinds.iter().map(line));
     }
     lines
-}
-
-/// 1234567 as 1,234,567.
-pub fn count(number: u64) -> String {
-    let digits = number.to_string();
-    let parts: Vec<&str> =
-        digits.as_bytes().rchunks(3).rev().filter_map(|part| std::str::from_utf8(part).ok()).collect();
-    parts.join(",")
 }
 
 /// Bytes in the unit that leaves one to four digits.

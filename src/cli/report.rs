@@ -16,7 +16,7 @@ pub struct ReportArgs {
     run: PathBuf,
     #[command(flatten)]
     changes: Changes,
-    /// The page to write
+    /// The page to write, in place of one that is there
     #[arg(long, value_name = "X.html")]
     out: PathBuf,
     /// A file with the labels' names, a line each, from label 0 on
@@ -27,9 +27,7 @@ pub struct ReportArgs {
 pub fn run(args: &ReportArgs) -> Result<()> {
     let runtime = Runtime::new().context("no threads for the runtime")?;
     let names = names(args.names.as_deref())?;
-    let lacks = report::write(&args.run, &args.changes.set, &names, &args.out, runtime.handle())?;
-    if let Some(why) = lacks {
-        say(&format!("without scores of the newest checkpoint and pictures: {why}"))?;
-    }
+    let missing = report::write(&args.run, &args.changes.set, &names, &args.out, runtime.handle())?;
+    missing.iter().try_for_each(|what| say(&format!("without {what}")))?;
     say(&format!("{}: open it in a browser", args.out.display()))
 }

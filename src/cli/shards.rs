@@ -8,11 +8,12 @@ use anyhow::Result;
 use clap::{Args, Subcommand};
 
 use super::import::{self, ImportArgs};
-use super::progress::{bytes, count};
+use super::progress::bytes;
 use super::verify::{self, VerifyArgs};
 use super::{say, say_json};
 use crate::pipeline::shrink::Fit;
 use crate::run::reshard::{self, Account, Done, Reshard};
+use crate::run::text::count;
 use crate::shard;
 
 #[derive(Subcommand)]

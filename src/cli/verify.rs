@@ -6,9 +6,10 @@ use anyhow::{Result, bail};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::progress::{bytes, count};
+use super::progress::bytes;
 use super::shards::{cores, workers};
 use super::{say, say_json};
+use crate::run::text::count;
 use crate::run::verify::{Read, Verified, Verify, verify};
 
 #[derive(Args)]

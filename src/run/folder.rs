@@ -216,7 +216,7 @@ pub struct Records {
     /// The texts of the pipeline file and of the Plan.
     pub pipeline: String,
     pub plan: String,
-    pub scores: Vec<Scores>,
+    pub scores: PathBuf,
     /// Files of lines.
     pub steps: PathBuf,
     pub stages: PathBuf,
@@ -233,7 +233,7 @@ pub fn records(path: &Path) -> Result<Records> {
     Ok(Records {
         pipeline: text(PIPELINE),
         plan: text(PLAN),
-        scores: all_scores(path)?,
+        scores: path.join(SCORES),
         steps,
         stages,
         sessions,
@@ -268,7 +268,30 @@ pub fn config_of(path: &Path) -> Result<RunConfig> {
 pub fn check_writable(path: &Path) -> Result<()> {
     refuse_run(path)?;
     let there = path.ancestors().find(|ancestor| ancestor.is_dir()).unwrap_or(Path::new("."));
-    let probe = there.join(format!(".saccade-{}", std::process::id()));
+    try_writing(there, path)
+}
+
+/// Tries to write where a file will be put in place; nothing is left there, and a file that is there stays.
+///
+/// # Errors
+/// When a folder is there, or the file's own folder is missing or cannot be written.
+pub fn check_file(path: &Path) -> Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if path.is_dir() {
+        bail!("{}: is a folder; name a file in it", path.display());
+    }
+    if !folder.is_dir() {
+        bail!(
+            "{}: cannot be written: there is no folder {}; make it, or name another",
+            path.display(),
+            folder.display()
+        );
+    }
+    try_writing(folder, path)
+}
+
+fn try_writing(folder: &Path, path: &Path) -> Result<()> {
+    let probe = folder.join(format!(".saccade-{}", std::process::id()));
     let tried = File::create(&probe).and_then(|_| fs::remove_file(&probe));
     tried.with_context(|| format!("{}: cannot be written; choose another --out", path.display()))
 }

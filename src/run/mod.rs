@@ -18,6 +18,7 @@ pub mod score;
 pub mod show;
 mod training;
 pub mod tensorboard;
+pub mod text;
 pub mod tune;
 pub mod verify;
 

@@ -4,15 +4,20 @@
 mod raster;
 
 use std::fmt::Write;
-use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use tokio::runtime::Handle;
 
 use super::eval::{Frozen, Split};
+use super::folder;
 use super::show::png;
+use super::text::escaped;
+use crate::checkpoint::write_whole;
 use crate::eval::umap::{UmapConfig, umap};
+
+/// What a page with a [`figure`] needs in its style.
+pub const STYLE: &str = include_str!("plane/style.css");
 
 /// Pixels a side of the drawing, and its margin.
 const SIDE: f64 = 800.0;
@@ -87,17 +92,26 @@ impl Form {
     }
 }
 
-/// Writes the drawing, or the page.
+/// Makes sure, before anything is computed, that a drawing can be written.
+///
+/// # Errors
+/// When the file ends in something else, or cannot be written.
+pub fn check(path: &Path) -> Result<()> {
+    Form::of(path)?;
+    folder::check_file(path)
+}
+
+/// Writes the drawing, or the page, in place of what is there.
 ///
 /// # Errors
 /// When the file ends in something else, or cannot be written.
 pub fn write(plane: &Plane, title: &str, names: &[String], path: &Path) -> Result<()> {
     let bytes = match Form::of(path)? {
-        Form::Svg => svg(plane, title, names, false).into_bytes(),
+        Form::Svg => svg(plane, title, names).into_bytes(),
         Form::Png => png(&raster::draw(plane, title, names))?,
         Form::Page => page(plane, title, names).into_bytes(),
     };
-    fs::write(path, bytes).with_context(|| format!("{}: cannot be written", path.display()))
+    Ok(write_whole(path, &bytes)?)
 }
 
 /// The labels that occur, in order, as far as they are named beside the drawing.
@@ -152,23 +166,17 @@ fn radius(plane: &Plane) -> f64 {
     if plane.points.len() > MOST_LARGE { 1.6 } else { 2.6 }
 }
 
-/// What may stand in a text of XML.
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
-}
-
-/// The drawing; with `hover`, what each point is is said on hovering.
-pub fn svg(plane: &Plane, title: &str, names: &[String], hover: bool) -> String {
+/// The drawing as a file of its own.
+fn svg(plane: &Plane, title: &str, names: &[String]) -> String {
     let shown = legend(plane);
     let named = shown.len();
     let beside = if named > 0 { BESIDE } else { 0.0 };
     let place = places(&plane.points);
-    let lowest = place.iter().fold(0.0, |lowest: f64, point| lowest.max(point[1]));
     let mut text = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {:.0} {:.0}\" font-family=\"sans-serif\" \
          font-size=\"13\">\n<title>{}</title>\n",
         SIDE + beside,
-        (lowest + MARGIN + LINE).max(LINE * (named as f64 + 3.0)),
+        (height(&place) + LINE).max(LINE * (named as f64 + 3.0)),
         escaped(title)
     );
     // Writing to a string cannot fail.
@@ -177,16 +185,9 @@ pub fn svg(plane: &Plane, title: &str, names: &[String], hover: bool) -> String 
     };
     put(format_args!("<text x=\"{MARGIN}\" y=\"{LINE}\" fill=\"currentColor\">{}</text>\n", escaped(title)));
     let radius = radius(plane);
-    for (number, ([x, y], label)) in place.iter().zip(&plane.labels).enumerate() {
-        let start =
-            format_args!("<circle cx=\"{x:.1}\" cy=\"{:.1}\" r=\"{radius}\" fill=\"{}\"", y + LINE, colour(*label))
-                .to_string();
-        if hover {
-            let said = format!("{}: {}", name(*label, names), plane.keys[number]);
-            put(format_args!("{start}><title>{}</title></circle>\n", escaped(&said)));
-        } else {
-            put(format_args!("{start}/>\n"));
-        }
+    for ([x, y], label) in place.iter().zip(&plane.labels) {
+        let (y, colour) = (y + LINE, colour(*label));
+        put(format_args!("<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"{radius}\" fill=\"{colour}\"/>\n"));
     }
     for (row, label) in shown.iter().enumerate() {
         let y = LINE * (row as f64 + 2.5);
@@ -198,6 +199,35 @@ pub fn svg(plane: &Plane, title: &str, names: &[String], hover: bool) -> String 
         ));
     }
     text + "</svg>\n"
+}
+
+/// The drawing as a part of a page that has [`STYLE`]: each point says on hovering what it is, and the labels' names stand
+/// beside it or below as there is room.
+pub fn figure(plane: &Plane, names: &[String]) -> String {
+    let place = places(&plane.points);
+    let mut text = format!(
+        "<div class=\"plane\">\n<svg viewBox=\"0 0 {SIDE:.0} {:.0}\" role=\"img\" aria-label=\"Points of the plane\">\n",
+        height(&place)
+    );
+    let radius = radius(plane);
+    for (([x, y], label), key) in place.iter().zip(&plane.labels).zip(&plane.keys) {
+        let said = escaped(&format!("{}: {key}", name(*label, names)));
+        let colour = colour(*label);
+        text += &format!(
+            "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"{radius}\" color=\"{colour}\"><title>{said}</title></circle>\n"
+        );
+    }
+    text += "</svg>\n<ul>\n";
+    for label in legend(plane) {
+        let name = escaped(&name(label, names));
+        text += &format!("<li style=\"color:{}\"><span>{name}</span></li>\n", colour(label));
+    }
+    text + "</ul>\n</div>\n"
+}
+
+/// Of a drawing of such points, with a margin below the lowest.
+fn height(place: &[[f64; 2]]) -> f64 {
+    place.iter().fold(0.0, |lowest: f64, point| lowest.max(point[1])) + MARGIN
 }
 
 /// Points in pixels, all with the same scale.
@@ -215,10 +245,13 @@ fn places(points: &[[f32; 2]]) -> Vec<[f64; 2]> {
 
 fn page(plane: &Plane, title: &str, names: &[String]) -> String {
     format!(
-        "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" \
-         content=\"width=device-width\">\n<title>{}</title>\n<style>:root{{color-scheme:light dark}}\
-         body{{margin:1rem}}svg{{width:100%;max-height:94vh}}circle:hover{{r:6;stroke:currentColor}}</style>\n{}</html>\n",
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n<meta name=\"viewport\" \
+         content=\"width=device-width, initial-scale=1\">\n<meta name=\"color-scheme\" content=\"light dark\">\n<meta http-equiv=\"Content-Security-Policy\" \
+         content=\"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'\">\n<title>{0}</title>\n\
+         <style>{STYLE}</style></head>\n<body class=\"alone\">\n<h1>{0}</h1>\n{1}<output class=\"tip\" hidden></output>\n\
+         <script>{2}</script>\n</body></html>\n",
         escaped(title),
-        svg(plane, title, names, true)
+        figure(plane, names),
+        include_str!("plane/hover.js"),
     )
 }

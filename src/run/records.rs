@@ -1,14 +1,26 @@
 //! Lines that say where a run's time went, and on which machine it ran.
 
 use std::fs;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
 use crate::telemetry::Telemetry;
 
-/// What every stage has done since this process took the run up: `step` steps are done, after so long.
-pub fn stages(telemetry: &Telemetry, step: u64, after: Duration) -> Value {
+/// When this process took a run up, by both clocks: one that only goes forward, and one that tells processes apart.
+pub struct TakenUp {
+    at: Instant,
+    since_1970: Duration,
+}
+
+impl TakenUp {
+    pub fn now() -> Self {
+        Self { at: Instant::now(), since_1970: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default() }
+    }
+}
+
+/// What every stage has done since this process took the run up: `step` steps are done.
+pub fn stages(telemetry: &Telemetry, step: u64, taken_up: &TakenUp) -> Value {
     let stages = telemetry.stages().into_iter().filter(|(_, totals)| totals.accounted() > Duration::ZERO);
     let line = stages.map(|(stage, totals)| {
         let [busy, starved, blocked] = [totals.busy, totals.starved, totals.blocked].map(|time| time.as_secs_f64());
@@ -18,7 +30,10 @@ pub fn stages(telemetry: &Telemetry, step: u64, after: Duration) -> Value {
         (stage.name().to_owned(), figures)
     });
     let line: serde_json::Map<String, Value> = line.collect();
-    json!({ "step": step, "seconds": after.as_secs_f64(), "stages": line })
+    // Exact in a JSON reader that knows doubles only, until the year 2255.
+    let begun = taken_up.since_1970.as_micros() as u64;
+    let seconds = taken_up.at.elapsed().as_secs_f64();
+    json!({ "step": step, "begun_unix_microseconds": begun, "seconds": seconds, "stages": line })
 }
 
 /// A run is begun, or taken up again after `step` steps.

@@ -5,46 +5,60 @@ pub mod history;
 pub mod page;
 pub mod shown;
 
-use std::fs;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use tokio::runtime::Handle;
 
-use super::folder::{self, Records};
-use history::{Quarantine, Steps, Times, lines};
-use page::{Report, count, page};
+use super::folder;
+use super::text::count;
+use crate::checkpoint::write_whole;
+use history::{Quarantine, Scored, Steps, Times, lines};
+use page::{Report, page};
 use shown::Shown;
 
-/// Writes the page of a run. Where scores and pictures cannot be made, as when the data have moved, it says why, and gives
-/// the reason back too.
+/// Writes the page of a run, in place of one that is there. What of its scores and pictures cannot be made, as when the
+/// data have moved, the page says the reason of; the reasons are given back too, a line each.
 ///
 /// # Errors
-/// When the folder holds no run, or the page cannot be written.
-pub fn write(run: &Path, changes: &[String], names: &[String], out: &Path, runtime: &Handle) -> Result<Option<String>> {
+/// When the folder holds no run, or the page cannot be written, which is tried before anything is computed.
+pub fn write(run: &Path, changes: &[String], names: &[String], out: &Path, runtime: &Handle) -> Result<Vec<String>> {
+    if out.extension().is_none_or(|ending| ending != "html") {
+        bail!("{}: name a file that ends in .html", out.display());
+    }
+    folder::check_file(out)?;
+    let mut report = read(run)?;
+    report.shown = Shown::of(run, changes, names, runtime).map_err(|error| format!("{error:#}"));
+    write_whole(out, page(&report).as_bytes())?;
+    Ok(match &report.shown {
+        Ok(shown) => shown.missing(),
+        Err(why) => vec![format!("scores and pictures: {why}")],
+    })
+}
+
+/// What a run's records say of it; nothing is computed.
+///
+/// # Errors
+/// When the folder holds no run, or its scores are damaged.
+pub fn read(run: &Path) -> Result<Report> {
     let records = folder::records(run)?;
     let plan: Value = serde_json::from_str(&records.plan).context("plan.json: damaged")?;
-    let shown = Shown::of(run, changes, names, runtime).map_err(|error| format!("{error:#}"));
-    let why = shown.as_ref().err().cloned();
-    let Records { pipeline, plan: text, scores, .. } = &records;
-    let report = Report {
+    Ok(Report {
         run: run.display().to_string(),
         now: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
         planned: plan["derived"]["steps"].as_u64(),
         facts: facts(&plan),
-        pipeline: pipeline.clone(),
-        plan: text.clone(),
+        pipeline: records.pipeline,
+        plan: records.plan,
         sessions: lines(&records.sessions).collect(),
         steps: Steps::read(&records.steps),
         times: Times::read(&records.stages),
-        scores: scores.clone(),
+        scores: Scored::read(&records.scores)?,
         quarantine: Quarantine::read(&records.quarantine),
-        shown,
-    };
-    fs::write(out, page(&report)).with_context(|| format!("{}: cannot be written", out.display()))?;
-    Ok(why)
+        shown: Err("nothing was computed".into()),
+    })
 }
 
 /// What a reader asks first of a Plan.

@@ -10,7 +10,7 @@ use burn::tensor::Tensor;
 use super::board::Board;
 use super::eval::Frozen;
 use super::folder::RunFolder;
-use super::records;
+use super::records::{self, TakenUp};
 use super::score::{Extraction, Interrupted, scores};
 use super::{Event, ProbeCount, StepLine, Surroundings, stream, trainer, uploaded};
 use crate::checkpoint::{self, Checkpoint, Position};
@@ -49,7 +49,7 @@ pub struct Training<'a> {
     counts: Counts,
     board: Option<Board>,
     /// When this process took the run up, and when losses were read last.
-    taken_up: Instant,
+    taken_up: TakenUp,
     last: Instant,
 }
 
@@ -86,7 +86,7 @@ impl<'a> Training<'a> {
         let pipeline = stream(plan, done..plan.steps, counts, around.runtime, around.telemetry)?;
         let batches = uploaded(plan, pipeline, &place, around.telemetry)?;
         let (unread, last) = (VecDeque::new(), Instant::now());
-        let taken_up = last;
+        let taken_up = TakenUp::now();
         let watch = Watch::new(plan.config.train.batch, findings);
         Ok(Self {
             plan,
@@ -237,7 +237,7 @@ impl<'a> Training<'a> {
     }
 
     fn note_stages(&self, around: &Surroundings) -> Result<()> {
-        self.folder.stages(&records::stages(around.telemetry, self.done, self.taken_up.elapsed()))
+        self.folder.stages(&records::stages(around.telemetry, self.done, &self.taken_up))
     }
 
     /// Takes the scores; false when the user asked to stop before they were taken.

@@ -126,7 +126,7 @@ fn image(name: &str) -> Vec<u8> {
 }
 
 /// A tar, and where the data of each member begins.
-fn tar_of(members: &[(String, Vec<u8>)]) -> (Vec<u8>, Vec<u64>) {
+pub fn tar_of(members: &[(String, Vec<u8>)]) -> (Vec<u8>, Vec<u64>) {
     let (mut builder, mut offsets) = (tar::Builder::new(Vec::new()), Vec::new());
     for (name, data) in members {
         let mut header = tar::Header::new_ustar();

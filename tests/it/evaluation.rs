@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::report::unbalanced;
 use crate::saccade::{at, finish, saccade, small, temporary};
 
 const QUICKSTART: &str = "pipelines/quickstart.toml";
@@ -95,10 +96,12 @@ fn umap_draws_a_point_a_sample_and_names_the_labels() {
         finish(&mut saccade(&umap), 0);
     }
     let [svg, page] = [svg, page].map(|path| fs::read_to_string(path).unwrap());
-    // And a dot beside each of the ten labels, of which one has a name.
-    assert_eq!((svg.matches("<circle").count(), page.matches("<circle").count()), (310, 310));
+    // The file has a dot beside each of the ten labels too, of which one has a name; the page lists them.
+    assert_eq!((svg.matches("<circle").count(), page.matches("<circle").count()), (310, 300));
     assert!(svg.contains(">shirts &amp; tops</text>") && svg.contains(">9</text>"), "{svg}");
-    assert_eq!((svg.matches("<title>").count(), page.matches("<title>").count()), (1, 302), "what hovering shows");
+    assert!(page.contains("<span>shirts &amp; tops</span>") && page.contains("<span>9</span>"), "{page}");
+    assert_eq!((svg.matches("<title>").count(), page.matches("<title>").count()), (1, 301), "what hovering shows");
+    assert_eq!(unbalanced(&page), None);
     // As pixels: a dot's colour at its place, and ink where the title is.
     let png = folder.path().join("plane.png");
     finish(&mut saccade(&["umap", at(&run), "--samples", "300", "--names", at(&names), "--out", at(&png)]), 0);
@@ -115,18 +118,26 @@ fn umap_draws_a_point_a_sample_and_names_the_labels() {
     let has_ink = |x: u32, y: u32| drawn.get_pixel(x, y).0 == [34, 34, 34];
     assert!((0..30).any(|y| (0..400).any(|x| has_ink(x, y))), "there is no title");
     // The same seed, the same drawing.
-    let points = |text: &str| text.lines().filter_map(|line| Some(line.split_once(" r=")?.0.to_owned())).collect();
-    let [first, second]: [Vec<String>; 2] = [points(&svg), points(&page)];
+    let points = |text: &str| text.split("<circle ").skip(1).take(300).map(|dot| place(dot, "cx")).collect();
+    let [first, second]: [Vec<f64>; 2] = [points(&svg), points(&page)];
     assert_eq!(first, second);
 }
 
 #[test]
 fn what_cannot_be_scored_is_refused_with_the_mend() {
     let folder = temporary();
-    let [run, empty] = [run(), folder.path().to_owned()];
-    let cases: [(&[&str], &[&str]); 6] = [
+    let [run, empty, folder_svg] = [run(), folder.path().to_owned(), folder.path().join("plane.svg")];
+    fs::create_dir(&folder_svg).unwrap();
+    let cases: [(&[&str], &[&str]); 9] = [
         (&["umap", at(&run), "--out", "plane.jpg"], &["plane.jpg", ".svg", ".png"]),
         (&["umap", at(&run), "--neighbours", "1", "--out", "plane.svg"], &["1 neighbours"]),
+        // Before the samples are missed: where the drawing cannot go is said first.
+        (
+            &["umap", at(&run), "--set", "data.validation=gone.tar", "--out", "nowhere/plane.svg"],
+            &["nowhere/plane.svg"],
+        ),
+        (&["umap", at(&run), "--set", "data.validation=gone.tar", "--out", at(&folder_svg)], &["is a folder"]),
+        (&["eval", at(&run), "--set", "data.validation=gone.tar", "--neighbours", "nowhere/x.png"], &["nowhere/x.png"]),
         (&["eval", at(&empty)], &["run"]),
         (&["eval", at(&run), "--pooling", "last-four"], &["--pooling"]),
         (&["eval", at(&run), "--set", "data.validation=[]"], &["data.validation"]),

@@ -3,6 +3,8 @@
 
 use std::fmt::Write;
 
+use crate::run::text::escaped;
+
 /// The drawing's size, in units that its page scales.
 const WIDTH: f64 = 640.0;
 const HEIGHT: f64 = 210.0;
@@ -13,12 +15,18 @@ const ABOVE: f64 = 8.0;
 /// Room on the right for the lines' names.
 const BESIDE: f64 = 165.0;
 const NAME_HEIGHT: f64 = 17.0;
+/// Lines of a chart: there is room for as many names.
+const MOST_LINES: usize = 10;
+/// What a run computes fits in so much; what does not is as good as infinite, and differences of what does stay finite.
+const MOST: f64 = f32::MAX as f64;
 /// Points of a line: more than one for each unit would not be seen.
 const MOST_POINTS: usize = 300;
 /// Positive values that reach further than this are drawn over their logarithms.
 const LOGARITHMIC_BEYOND: f64 = 30.0;
 /// Marks on an axis, about.
 const TICKS: f64 = 4.0;
+/// Marks on a logarithmic axis.
+const MOST_TICKS: usize = 8;
 
 /// What an axis of values is fit for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,9 +59,10 @@ pub struct Reduced {
     pub greatest: f64,
 }
 
-/// Points in at most so many groups of neighbours, so that no spike is lost. What is not finite is left out.
+/// Points in at most so many groups of neighbours, so that no spike is lost. What is not finite, or beyond [`f32`], is left
+/// out.
 pub fn reduced(points: &[[f64; 2]], most: usize) -> Vec<Reduced> {
-    let finite: Vec<[f64; 2]> = points.iter().copied().filter(|point| point.iter().all(|x| x.is_finite())).collect();
+    let finite: Vec<[f64; 2]> = points.iter().copied().filter(|point| point.iter().all(|x| x.abs() <= MOST)).collect();
     let each = finite.len().div_ceil(most.max(1)).max(1);
     let group = |group: &[[f64; 2]]| {
         let values = group.iter().map(|point| point[1]);
@@ -68,7 +77,8 @@ pub fn reduced(points: &[[f64; 2]], most: usize) -> Vec<Reduced> {
     finite.chunks(each).map(group).collect()
 }
 
-/// Round numbers within a range: 1, 2 or 5 times a power of ten apart.
+/// Round numbers within a range: 1, 2 or 5 times a power of ten apart. The least alone where the range is none, or less
+/// than numbers can be told apart by.
 pub fn ticks(least: f64, greatest: f64) -> Vec<f64> {
     let span = greatest - least;
     if !span.is_finite() || span <= 0.0 {
@@ -78,9 +88,15 @@ pub fn ticks(least: f64, greatest: f64) -> Vec<f64> {
     let power = 10f64.powf(rough.log10().floor());
     let apart = [1.0, 2.0, 5.0, 10.0].into_iter().map(|times| times * power).find(|apart| *apart >= rough);
     let apart = apart.unwrap_or(10.0 * power);
+    if !apart.is_normal() {
+        return vec![least];
+    }
     let first = (least / apart).ceil() as i64;
     let last = (greatest / apart + 1e-9).floor() as i64;
-    (first..=last).map(|number| number as f64 * apart).collect()
+    let mut ticks: Vec<f64> = (first..=last).map(|number| number as f64 * apart).collect();
+    // Where the range is hardly more than the numbers' own spacing.
+    ticks.dedup();
+    ticks
 }
 
 /// A number as briefly as it can be said.
@@ -88,6 +104,7 @@ pub fn short(value: f64) -> String {
     let size = value.abs();
     match size {
         _ if value == 0.0 => "0".into(),
+        _ if size >= 1e9 => format!("{value:.1e}"),
         _ if size >= 1e6 => format!("{}M", trimmed(value / 1e6, 2)),
         _ if size >= 1e4 => format!("{}k", trimmed(value / 1e3, 1)),
         _ if size >= 100.0 => trimmed(value, 0),
@@ -137,8 +154,13 @@ impl Scale {
         let within = |value: &f64| (self.least..=self.greatest).contains(value);
         let fine = powers.flat_map(|power| [1.0, 3.0].map(|times| times * 10f64.powi(power))).filter(within);
         let fine: Vec<f64> = fine.collect();
-        // Over many decades, whole ones are enough.
-        if fine.len() > 8 { fine.into_iter().filter(|value| value.log10().fract() == 0.0).collect() } else { fine }
+        if fine.len() <= MOST_TICKS {
+            return fine;
+        }
+        // Over many decades whole ones are enough, and over very many some of them.
+        let whole: Vec<f64> = fine.into_iter().filter(|value| value.log10().fract() == 0.0).collect();
+        let every = whole.len().div_ceil(MOST_TICKS).max(1);
+        whole.into_iter().step_by(every).collect()
     }
 }
 
@@ -149,7 +171,8 @@ pub fn lines(title: &str, axis: Axis, series: &[Series]) -> String {
         .map(|line| (line, reduced(&line.points, MOST_POINTS)))
         .filter(|(_, points)| !points.is_empty())
         .collect();
-    let Some(scale) = Scale::of(&lines, axis) else { return String::new() };
+    let (all, lines) = (lines.len(), &lines[..lines.len().min(MOST_LINES)]);
+    let Some(scale) = Scale::of(lines, axis) else { return String::new() };
     let steps = || lines.iter().flat_map(|(_, points)| points).map(|point| point.step);
     let (first, last) = (steps().fold(f64::INFINITY, f64::min), steps().fold(f64::NEG_INFINITY, f64::max));
     let span = if last > first { last - first } else { 1.0 };
@@ -159,7 +182,10 @@ pub fn lines(title: &str, axis: Axis, series: &[Series]) -> String {
     let mut put = |part: std::fmt::Arguments| {
         let _ = text.write_fmt(part);
     };
-    let note = if scale.is_logarithmic { " (logarithmic)" } else { "" };
+    let mut note = if scale.is_logarithmic { " (logarithmic)".to_owned() } else { String::new() };
+    if all > lines.len() {
+        note += &format!(" (the first {} of {all})", lines.len());
+    }
     put(format_args!("<figure class=\"chart\"><figcaption>{}{note}</figcaption>", escaped(title)));
     put(format_args!("<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\">", escaped(title)));
     for tick in scale.ticks() {
@@ -262,8 +288,8 @@ pub fn bars(title: &str, kinds: &[&str], rows: &[Bar]) -> String {
         return String::new();
     }
     const ROW: f64 = 24.0;
-    const NAMES: f64 = 90.0;
-    const NOTES: f64 = 150.0;
+    const NAMES: f64 = 105.0;
+    const NOTES: f64 = 185.0;
     let length = WIDTH - NAMES - NOTES;
     let height = ROW * rows.len() as f64 + 4.0;
     let legend: String = kinds
@@ -302,9 +328,4 @@ pub fn bars(title: &str, kinds: &[&str], rows: &[Bar]) -> String {
         );
     }
     text + "</svg></figure>\n"
-}
-
-/// What may stand in a text of HTML and SVG.
-pub fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;").replace('\'', "&#39;")
 }

@@ -1,15 +1,19 @@
-//! The records of a run → curves over its steps, what collapsed, where the time went, what was quarantined.
+//! The records of a run → curves over its steps, what it scored, what collapsed, where the time went, what was
+//! quarantined.
 //!
-//! A line that is no JSON, as the last one of a killed run may be, is passed over; a field that is missing is absent.
+//! A line that is no JSON, as the last one of a killed run may be, is passed over; a field that is missing is absent, and
+//! so is a number that was none and was written as `null`. Whatever else is in the files, nothing here fails.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 use std::time::Duration;
 
+use anyhow::{Context, Result};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use crate::telemetry::bottleneck::limiting;
 use crate::telemetry::{Stage, StageTotals};
@@ -17,6 +21,11 @@ use crate::train::collapse::Collapse;
 
 /// Quarantined samples that are listed; all are counted.
 const MOST_LISTED: usize = 50;
+/// Collapses that are told apart: what is watched can collapse in six ways, and a run that heals and falls again many
+/// times has been understood by then.
+const MOST_COLLAPSES: usize = 50;
+/// Bytes of the longest line that is read; a step's has about a thousand. Longer ones are passed over.
+const MOST_LINE: u64 = 1 << 20;
 
 /// Curves by name: steps and values.
 pub type Curves = BTreeMap<String, Vec<[f64; 2]>>;
@@ -48,8 +57,9 @@ struct Line {
     data_wait_seconds: Option<f64>,
     probe: Option<Probe>,
     features: BTreeMap<String, Features>,
-    energies: Vec<f64>,
-    collapses: Vec<Collapse>,
+    energies: Vec<Option<f64>>,
+    /// Later versions may know other kinds.
+    collapses: Vec<Value>,
 }
 
 #[derive(Default, Deserialize)]
@@ -77,7 +87,7 @@ impl Steps {
     }
 
     fn add(&mut self, line: Line) {
-        self.count = line.step + 1;
+        self.count = line.step.saturating_add(1);
         let at = line.step as f64;
         let mut put = |name: String, value: Option<f64>| {
             if let Some(value) = value {
@@ -103,12 +113,14 @@ impl Steps {
             self.probed.push([at, right, of]);
         }
         if !line.energies.is_empty() {
-            self.energies.push((line.step, line.energies));
+            let energies = line.energies.into_iter().map(|energy| energy.unwrap_or(f64::NAN)).collect();
+            self.energies.push((line.step, energies));
         }
-        for collapse in line.collapses {
-            match self.collapses.iter_mut().find(|(known, _)| *known == collapse) {
-                Some((_, last)) => *last = line.step,
-                None => self.collapses.push((collapse, line.step)),
+        for collapse in line.collapses.into_iter().filter_map(|collapse| serde_json::from_value(collapse).ok()) {
+            if let Some((_, last)) = self.collapses.iter_mut().find(|(known, _)| *known == collapse) {
+                *last = line.step;
+            } else if self.collapses.len() < MOST_COLLAPSES {
+                self.collapses.push((collapse, line.step));
             }
         }
     }
@@ -148,6 +160,61 @@ impl Steps {
     }
 }
 
+/// What `scores.json` says of a step; shares in `0..=1`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Scored {
+    pub step: u64,
+    pub k: u64,
+    pub knn: Option<f64>,
+    pub knn_before_training: Option<f64>,
+    pub knn_raw_pixels: Option<f64>,
+    target: Option<OfFeatures>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct OfFeatures {
+    probe: Option<LinearProbe>,
+    rankme: Option<f64>,
+    lidar: Option<f64>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct LinearProbe {
+    top1: Option<f64>,
+}
+
+impl Scored {
+    /// The scores of a file, of those steps that can be read; none where there is no file.
+    ///
+    /// # Errors
+    /// When the file is no list, as one that was cut.
+    pub fn read(path: &Path) -> Result<Vec<Self>> {
+        if !path.exists() {
+            return Ok(Vec::new());
+        }
+        let bytes = fs::read(path).with_context(|| format!("{}: cannot be read", path.display()))?;
+        let all: Vec<Value> =
+            serde_json::from_slice(&bytes).with_context(|| format!("{}: damaged; remove it", path.display()))?;
+        Ok(all.into_iter().filter_map(|scores| serde_json::from_value(scores).ok()).collect())
+    }
+
+    /// The linear probe's accuracy.
+    pub fn probe(&self) -> Option<f64> {
+        self.target.as_ref()?.probe.as_ref()?.top1
+    }
+
+    pub fn rankme(&self) -> Option<f64> {
+        self.target.as_ref()?.rankme
+    }
+
+    pub fn lidar(&self) -> Option<f64> {
+        self.target.as_ref()?.lidar
+    }
+}
+
 /// Where the time went: over all processes that had the run, and between two notes of it.
 #[derive(Debug, Default)]
 pub struct Times {
@@ -155,13 +222,18 @@ pub struct Times {
     pub seconds: f64,
     /// Of each stage the share of its time in which it worked, up to each step.
     pub busy: Curves,
+    /// Of the stages that samples pass.
     pub limiting: Option<Stage>,
+    /// Seconds in which none of them worked: those of checkpoints and scores.
+    pub beside: f64,
 }
 
 #[derive(Clone, Default, Deserialize)]
 #[serde(default)]
 struct Noted {
     step: f64,
+    /// When the process took the run up, which no two of them did at once; earlier builds did not say.
+    begun_unix_microseconds: Option<u64>,
     seconds: f64,
     stages: BTreeMap<String, Spent>,
 }
@@ -174,6 +246,14 @@ struct Spent {
     busy: f64,
     starved: f64,
     blocked: f64,
+}
+
+impl Noted {
+    /// Whether the same process noted both. Where it is not said which one did, less time than before is another's.
+    fn continues(&self, before: &Self) -> bool {
+        let is_same = self.begun_unix_microseconds == before.begun_unix_microseconds;
+        is_same && (self.begun_unix_microseconds.is_some() || self.seconds >= before.seconds)
+    }
 }
 
 impl Spent {
@@ -190,19 +270,21 @@ impl Times {
         let mut times = Self::default();
         let mut before = Noted::default();
         for noted in lines::<Noted>(path) {
-            // Less than before: another process took the run up.
-            if noted.seconds < before.seconds {
+            if !noted.continues(&before) {
                 before = Noted::default();
             }
             times.add(&noted, &before);
             before = noted;
         }
-        times.limiting = limiting(&times.whole, Duration::try_from_secs_f64(times.seconds).unwrap_or_default());
+        let is_beside = |(stage, _): &(Stage, StageTotals)| matches!(stage, Stage::Checkpoint | Stage::Eval);
+        let (beside, passed): (Vec<_>, Vec<_>) = times.whole.iter().copied().partition(is_beside);
+        times.beside = beside.iter().map(|(_, totals)| totals.busy.as_secs_f64()).sum();
+        times.limiting = limiting(&passed, Duration::try_from_secs_f64(times.seconds).unwrap_or_default());
         times
     }
 
     fn add(&mut self, noted: &Noted, before: &Noted) {
-        self.seconds += noted.seconds - before.seconds;
+        self.seconds += (noted.seconds - before.seconds).max(0.0);
         for stage in Stage::ALL {
             let of = |noted: &Noted| noted.stages.get(stage.name()).copied().unwrap_or_default().totals();
             let since = of(noted).since(&of(before));
@@ -216,12 +298,12 @@ impl Times {
                 }
             };
             *whole = StageTotals {
-                samples: whole.samples + since.samples,
-                bytes: whole.bytes + since.bytes,
+                samples: whole.samples.saturating_add(since.samples),
+                bytes: whole.bytes.saturating_add(since.bytes),
                 skipped: 0,
-                busy: whole.busy + since.busy,
-                starved: whole.starved + since.starved,
-                blocked: whole.blocked + since.blocked,
+                busy: whole.busy.saturating_add(since.busy),
+                starved: whole.starved.saturating_add(since.starved),
+                blocked: whole.blocked.saturating_add(since.blocked),
             };
             if !since.accounted().is_zero() {
                 let share = since.busy.as_secs_f64() / since.accounted().as_secs_f64();
@@ -278,7 +360,19 @@ pub struct Session {
 
 /// The lines of a file that can be read; none of a file that is not there.
 pub fn lines<T: DeserializeOwned>(path: &Path) -> impl Iterator<Item = T> {
-    let file = File::open(path).ok().map(BufReader::new);
-    let texts = file.into_iter().flat_map(|file| file.split(b'\n').map_while(Result::ok));
+    let mut file = File::open(path).ok().map(BufReader::new);
+    let texts = std::iter::from_fn(move || next_line(file.as_mut()?).ok().flatten());
     texts.filter_map(|text| serde_json::from_slice(&text).ok())
+}
+
+/// The next line, empty where it is too long; `None` at the end.
+fn next_line(file: &mut impl BufRead) -> io::Result<Option<Vec<u8>>> {
+    let mut text = Vec::new();
+    file.by_ref().take(MOST_LINE).read_until(b'\n', &mut text)?;
+    if text.len() as u64 == MOST_LINE && text.last() != Some(&b'\n') {
+        file.skip_until(b'\n')?;
+        text.clear();
+        return Ok(Some(text));
+    }
+    Ok(Some(text).filter(|text| !text.is_empty()))
 }

@@ -1,13 +1,16 @@
 //! What is known of a run → one page of HTML, complete without a network and without a script.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
-use super::chart::{Axis, Bar, Series, bars, escaped, lines, short};
-use super::history::{Quarantine, Session, Steps, Times};
-use super::shown::Shown;
+use super::chart::{Axis, Bar, Series, bars, lines, short};
+use super::history::{Quarantine, Scored, Session, Steps, Times};
+use super::shown::{self, Picture, Shown};
 use crate::eval::knn::{Nearness, Votes};
 use crate::run::eval::Evaluation;
-use crate::run::score::Scores;
+use crate::run::heat::Drawn;
+use crate::run::plane;
+use crate::run::text::{count, escaped, percent, several};
 use crate::telemetry::Stage;
 
 /// Scored samples that one point of the online probe's curve stands for.
@@ -26,7 +29,7 @@ pub struct Report {
     pub sessions: Vec<Session>,
     pub steps: Steps,
     pub times: Times,
-    pub scores: Vec<Scores>,
+    pub scores: Vec<Scored>,
     pub quarantine: Quarantine,
     /// What was computed for the page, or why it was not.
     pub shown: Result<Shown, String>,
@@ -48,10 +51,11 @@ pub fn page(report: &Report) -> String {
     let mut text = format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n<meta name=\"viewport\" \
          content=\"width=device-width, initial-scale=1\">\n<meta http-equiv=\"Content-Security-Policy\" \
-         content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">\n<title>{0}</title>\n<style>{1}\
-         </style></head>\n<body>\n<h1>{0}</h1>\n{2}<nav>",
+         content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">\n<title>{0}</title>\n<style>{1}{2}\
+         </style></head>\n<body>\n<h1>{0}</h1>\n{3}<nav>",
         escaped(&report.run),
         include_str!("style.css"),
+        plane::STYLE,
         summary(report)
     );
     for (id, name, _) in &sections {
@@ -66,24 +70,19 @@ pub fn page(report: &Report) -> String {
 
 /// The run in a few sentences.
 fn summary(report: &Report) -> String {
-    let done = count(report.steps.count);
-    let of = match report.planned {
-        Some(planned) if planned > report.steps.count => format!("{done} of {} steps so far", count(planned)),
-        _ => format!("All {done} steps are done"),
-    };
-    let mut said = vec![of];
+    let mut said = vec![progress(report.steps.count, report.planned)];
     if let Some(last) = report.scores.last() {
-        let before = &last.baselines;
+        let or_none = |share: Option<f64>| share.map_or_else(|| "none".into(), percent);
         said.push(format!(
-            "kNN (k = {}) after {} steps is <b>{}</b>; the same encoder untrained has {}, raw pixels {}",
+            "kNN (k = {}) after {} is <b>{}</b>; the same encoder untrained has {}, raw pixels {}",
             last.k,
-            count(last.step),
-            percent(last.knn),
-            percent(before.knn_before_training),
-            percent(before.knn_raw_pixels)
+            several(last.step, "step"),
+            or_none(last.knn),
+            or_none(last.knn_before_training),
+            or_none(last.knn_raw_pixels)
         ));
-        if let Some(probe) = last.target.as_ref().and_then(|scores| scores.probe) {
-            said.push(format!("A linear probe classifies {} of the held-out samples rightly", percent(probe.top1)));
+        if let Some(top1) = last.probe() {
+            said.push(format!("A linear probe classifies {} of the held-out samples rightly", percent(top1)));
         }
     } else {
         said.push("It was not scored yet".into());
@@ -101,9 +100,22 @@ fn summary(report: &Report) -> String {
     }
     said.push(match report.quarantine.count {
         0 => "No sample was quarantined".into(),
+        1 => "1 sample was quarantined".into(),
         some => format!("{} samples were quarantined", count(some as u64)),
     });
     format!("<p>{}.</p>\n<p class=\"faint\">Page of {}.</p>\n", said.join(". "), date(report.now))
+}
+
+/// How far the run has come.
+fn progress(done: u64, planned: Option<u64>) -> String {
+    match planned {
+        _ if done == 0 => {
+            format!("No step{} is done yet", planned.map_or_else(String::new, |all| format!(" of {}", count(all))))
+        }
+        Some(planned) if planned > done => format!("{} of {} so far", count(done), several(planned, "step")),
+        Some(_) if done > 1 => format!("All {} steps are done", count(done)),
+        _ => format!("{} done", several(done, "step")),
+    }
 }
 
 fn charts(all: impl IntoIterator<Item = String>) -> String {
@@ -112,11 +124,11 @@ fn charts(all: impl IntoIterator<Item = String>) -> String {
 }
 
 fn scores(report: &Report) -> String {
-    let over = |score: &dyn Fn(&Scores) -> Option<f64>| -> Vec<[f64; 2]> {
+    let over = |score: &dyn Fn(&Scored) -> Option<f64>| -> Vec<[f64; 2]> {
         report.scores.iter().filter_map(|scores| Some([scores.step as f64, score(scores)?])).collect()
     };
     let percents = |points: Vec<[f64; 2]>| points.into_iter().map(|[step, share]| [step, 100.0 * share]).collect();
-    let level = |name: &str, score: &dyn Fn(&Scores) -> Option<f64>| {
+    let level = |name: &str, score: &dyn Fn(&Scored) -> Option<f64>| {
         let mut points: Vec<[f64; 2]> = percents(over(score));
         // From the beginning, so that there is a line even of one score.
         if let Some(&[_, value]) = points.first() {
@@ -124,27 +136,24 @@ fn scores(report: &Report) -> String {
         }
         Series { is_reference: true, ..Series::new(name, points) }
     };
-    let mut knn: Vec<[f64; 2]> = percents(over(&|scores| Some(scores.knn)));
-    if let Some(first) = report.scores.first() {
-        knn.insert(0, [0.0, 100.0 * first.baselines.knn_before_training]);
+    let mut knn: Vec<[f64; 2]> = percents(over(&|scores| scores.knn));
+    if let Some(untrained) = report.scores.first().and_then(|first| first.knn_before_training) {
+        knn.insert(0, [0.0, 100.0 * untrained]);
     }
-    let of_target = |name: &str, score: fn(&crate::eval::scores::FeatureScores) -> Option<f64>| {
-        Series::new(name, over(&|scores| scores.target.as_ref().and_then(score)))
-    };
     let shares = [
         Series::new("kNN", knn),
-        level("untrained", &|scores| Some(scores.baselines.knn_before_training)),
-        level("raw pixels", &|scores| Some(scores.baselines.knn_raw_pixels)),
+        level("untrained", &|scores| scores.knn_before_training),
+        level("raw pixels", &|scores| scores.knn_raw_pixels),
         Series::new("online probe", percents(report.steps.probe(PROBE_SAMPLES))),
-        Series::new("probe", percents(of_target("", |scores| Some(scores.probe?.top1)).points)),
+        Series::new("probe", percents(over(&Scored::probe))),
     ];
-    let ranks = [of_target("RankMe", |scores| Some(scores.rankme)), of_target("LiDAR", |scores| scores.lidar)];
+    let ranks = [Series::new("RankMe", over(&Scored::rankme)), Series::new("LiDAR", over(&Scored::lidar))];
     let several = report.scores.len() > 1;
     let ranks =
         if several { lines("Directions that the held-out features use", Axis::Linear, &ranks) } else { String::new() };
     let drawn = charts([lines("Held-out samples classified rightly, per cent", Axis::Linear, &shares), ranks]);
-    let table = match &report.shown {
-        Ok(shown) => evaluation(&shown.evaluation),
+    let table = match report.shown.as_ref().and_then(|shown| shown.scores.as_ref()) {
+        Ok(found) => evaluation(found),
         Err(why) => format!("<p>Not scored for this page: {}.</p>\n", escaped(why)),
     };
     drawn + &table
@@ -158,13 +167,12 @@ fn evaluation(found: &Evaluation) -> String {
         let found = scores.knn.iter().find(|s| (s.nearness, s.votes, s.k) == (nearness, votes, k));
         found.map_or_else(String::new, |score| percent(score.accuracy))
     };
-    let mut ks: Vec<usize> = scores.knn.iter().map(|score| score.k).collect();
-    ks.dedup();
-    ks.truncate(scores.knn.len() / 4);
+    // Each stands there for both measures and both kinds of votes.
+    let ks: BTreeSet<usize> = scores.knn.iter().map(|score| score.k).collect();
     let mut knn =
         String::from("<tr><th>kNN</th><th>cosine</th><th>weighted</th><th>Euclidean</th><th>weighted</th></tr>\n");
     for k in ks {
-        knn += &format!("<tr><td>k = {k}</td>");
+        knn += &format!("<tr><td>k&nbsp;=&nbsp;{k}</td>");
         for (nearness, votes) in [Nearness::Cosine, Nearness::Euclidean]
             .into_iter()
             .flat_map(|near| [Votes::Plain, Votes::Weighted].map(|votes| (near, votes)))
@@ -193,10 +201,10 @@ fn evaluation(found: &Evaluation) -> String {
     let seconds: Vec<String> =
         found.seconds.iter().map(|(part, seconds)| format!("{} {seconds:.1} s", part.replace('_', " "))).collect();
     format!(
-        "<details open><summary>All scores of the newest checkpoint ({} steps)</summary>\n<div \
-         class=\"wide\"><table>{knn}</table><table>{rows}</table></div>\n<p class=\"faint\">Fitted to {} samples of {}; scored on {} samples \
+        "<details open><summary>All scores of the newest checkpoint ({})</summary>\n<div \
+         class=\"wide\"><table class=\"numbers\">{knn}</table><table class=\"numbers\">{rows}</table></div>\n<p class=\"faint\">Fitted to {} samples of {}; scored on {} samples \
          of {}. Took: {}.</p></details>\n",
-        count(found.step),
+        several(found.step, "step"),
         count(found.train.samples as u64),
         escaped(&found.train.shards.join(", ")),
         count(found.held_out.samples as u64),
@@ -271,7 +279,7 @@ fn times(report: &Report) -> String {
             let parts = [totals.busy, totals.starved, totals.blocked].map(|time| time.as_secs_f64());
             let is_rare = matches!(stage, Stage::Checkpoint | Stage::Eval);
             let note = if totals.samples > 0 && !is_rare {
-                format!("{} ms a sample", short(1000.0 * parts[0] / totals.samples as f64))
+                per_sample(parts[0] / totals.samples as f64)
             } else {
                 format!("{} s", short(parts[0]))
             };
@@ -285,10 +293,11 @@ fn times(report: &Report) -> String {
         .collect();
     let limit = match times.limiting {
         Some(stage) => format!(
-            "<p>Over {}, <b>{stage}</b> limited the run: it is the stage that was neither starved (waiting for the stage \
+            "<p>Over {}, of which checkpoints and scores took {}, <b>{stage}</b> limited the run: it is the stage that was neither starved (waiting for the stage \
              before it) nor blocked (waiting for the one after it). Decode, augment, mask and batch share the same \
              workers.</p>\n",
-            duration(times.seconds)
+            duration(times.seconds),
+            duration(times.beside),
         ),
         None => "<p>Where the time of each stage went was not noted.</p>\n".into(),
     };
@@ -310,22 +319,20 @@ fn features(report: &Report) -> String {
         Ok(shown) => shown,
         Err(why) => return format!("<p>No pictures: {}.</p>\n", escaped(why)),
     };
-    let mut text = String::new();
-    if let Some(plane) = &shown.plane {
-        text += &format!(
-            "<figure class=\"plane\"><figcaption>The held-out features in the plane (UMAP)</figcaption>{plane}</figure>\n"
-        );
-    }
-    text += "<div class=\"charts\">";
-    for picture in &shown.pictures {
-        text += &format!(
-            "<figure><figcaption>{}</figcaption><p class=\"faint\">{}</p><img alt=\"{0}\" src=\"data:image/png;base64,{}\"></figure>\n",
-            escaped(&picture.title),
-            escaped(&picture.caption),
-            base64(&picture.png)
-        );
-    }
-    text + "</div>\n"
+    let missing = |why: &String| format!("<p>Missing: {}.</p>", escaped(why));
+    let figure =
+        |title: &str, content: &str| format!("<figure><figcaption>{}</figcaption>{content}</figure>\n", escaped(title));
+    let pictures = shown.pictures.iter().map(|Picture { title, drawn }| {
+        let content = drawn.as_ref().map_or_else(missing, |Drawn { png, caption }| {
+            let source = base64(png);
+            format!(
+                "<p class=\"faint\">{}</p><img alt=\"{title}\" src=\"data:image/png;base64,{source}\">",
+                escaped(caption)
+            )
+        });
+        figure(title, &content)
+    });
+    figure(shown::PLANE, &shown.plane.as_ref().map_or_else(missing, String::clone)) + &charts(pictures)
 }
 
 fn quarantine(report: &Report) -> String {
@@ -354,9 +361,12 @@ fn run(report: &Report) -> String {
     for (name, value) in &report.facts {
         rows += &format!("<tr><td>{}</td><td>{}</td></tr>\n", escaped(name), escaped(value));
     }
-    for session in &report.sessions {
-        let what =
-            if session.step == 0 { "begun".into() } else { format!("taken up after step {}", count(session.step)) };
+    for (number, session) in report.sessions.iter().enumerate() {
+        let what = match session.step {
+            0 if number == 0 => "begun".into(),
+            0 => "begun again, before its first checkpoint".into(),
+            step => format!("taken up after {}", several(step, "step")),
+        };
         let memory = session.memory_bytes.map_or_else(String::new, |bytes| format!(", {} GiB", bytes >> 30));
         let processor = session.processor.clone().unwrap_or_else(|| "processor unknown".into());
         let on = format!(
@@ -375,21 +385,9 @@ fn run(report: &Report) -> String {
     text
 }
 
-fn percent(share: f64) -> String {
-    format!("{:.2} %", 100.0 * share)
-}
-
-/// With a comma between thousands.
-pub fn count(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
+fn per_sample(seconds: f64) -> String {
+    let (number, unit) = if seconds >= 1e-3 { (1e3 * seconds, "ms") } else { (1e6 * seconds, "µs") };
+    format!("{} {unit} a sample", short(number))
 }
 
 fn duration(seconds: f64) -> String {
