@@ -2,13 +2,11 @@
 
 mod bench;
 mod eval;
-mod import;
 mod progress;
 mod report;
 mod serving;
 mod shards;
 mod tune;
-mod verify;
 mod view;
 
 use std::io::{self, Write};

@@ -19,6 +19,7 @@ pub enum Purpose {
     Saccade = 8,
     Embedding = 9,
     ImportOrder = 10,
+    Reshard = 11,
 }
 
 /// A generator keyed on what it draws for (ChaCha with 8 rounds, the key being the subject itself).

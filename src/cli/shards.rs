@@ -1,18 +1,16 @@
-//! The verbs on shards: list, index, reshard; the others in files of their own.
+//! The verbs on shards: list and index; the others in files of their own.
 
-use std::io::{self, Write};
-use std::path::PathBuf;
+mod import;
+mod reshard;
+mod verify;
+
 use std::thread;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
 
-use super::import::{self, ImportArgs};
 use super::progress::bytes;
-use super::verify::{self, VerifyArgs};
 use super::{say, say_json};
-use crate::pipeline::shrink::Fit;
-use crate::run::reshard::{self, Account, Done, Reshard};
 use crate::run::text::count;
 use crate::shard;
 
@@ -28,25 +26,21 @@ pub enum ShardsVerb {
 Nothing is unpacked. Images keep their bytes; what is no image by its first bytes is left out and listed in
 DIR/NAME.dropped.jsonl. Killed, it goes on when called again as before. WebDataset shards of others, such as
 timm/imagenet-1k-wds, need no import: train on them as they are, or make others of them with `saccade shards reshard`.")]
-    Import(ImportArgs),
+    Import(Box<import::ImportArgs>),
     /// Makes the index of each shard again
     Index(ShardsArgs),
     /// Says what each shard holds
     List(ShardsArgs),
-    /// Makes shards of decoded, shrunk images, which are read without decoding
-    #[command(after_help = "Examples:
-  saccade shards reshard --decode max-side=256 '/data/train-{0000..1023}.tar' --out /fast/train-256
-  saccade shards reshard --decode short-side=256 'shards/fashion-train-*.tar' --out decoded --json
-Images stay as large as they are where they are no larger than wanted. Labels (cls) and json members are kept, other
-members are not. Samples that cannot be decoded are left out and listed in DIR/dropped.jsonl.")]
-    Reshard(ReshardArgs),
+    /// Makes other shards of shards: shuffled, merged, filtered, split, with smaller or decoded images
+    #[command(after_help = reshard::EXAMPLES)]
+    Reshard(Box<reshard::ReshardArgs>),
     /// Reads every shard once and reports what is wrong: headers, labels, keys, checksums, images
     #[command(after_help = "Examples:
   saccade shards verify 'shards/fashion-train-*.tar'
   saccade shards verify --classes 1000 --json '/data/train-{0000..1023}.tar'
 Every image is decoded whole, on all cores. A SHA256SUMS beside the shards is compared. --quick walks the headers alone.
 The exit code is 1 where something is wrong.")]
-    Verify(VerifyArgs),
+    Verify(verify::VerifyArgs),
 }
 
 #[derive(Args)]
@@ -57,24 +51,6 @@ pub struct ShardsArgs {
     /// Prints JSON
     #[arg(long)]
     json: bool,
-}
-
-#[derive(Args)]
-pub struct ReshardArgs {
-    #[command(flatten)]
-    from: ShardsArgs,
-    /// The folder to write, a shard of the same name for each that is read
-    #[arg(long, value_name = "DIR")]
-    out: PathBuf,
-    /// Shrinks images in proportion until their longer or shorter side has at most N pixels
-    #[arg(long, value_name = "max-side=N|short-side=N")]
-    decode: Fit,
-    /// Threads that decode; one per core when left out
-    #[arg(long, value_name = "W", value_parser = workers())]
-    workers: Option<u16>,
-    /// Writes over shards that are there already
-    #[arg(long)]
-    force: bool,
 }
 
 /// What may be given as `--workers`.
@@ -120,39 +96,8 @@ pub fn run(verb: ShardsVerb) -> Result<()> {
             let all: u64 = listings.iter().map(|listing| listing.bytes).sum();
             say(&format!("{} shards, {} samples, {}", listings.len(), count(samples as u64), bytes(all)))
         }
-        ShardsVerb::Import(args) => import::run(args),
-        ShardsVerb::Reshard(args) => reshard(args),
+        ShardsVerb::Import(args) => import::run(*args),
+        ShardsVerb::Reshard(args) => reshard::run(*args),
         ShardsVerb::Verify(args) => verify::run(args),
     }
-}
-
-fn reshard(args: ReshardArgs) -> Result<()> {
-    let workers = args.workers.map_or_else(cores, usize::from);
-    let wanted = Reshard { shards: args.from.shards, out: args.out, fit: args.decode, workers, force: args.force };
-    let account = reshard::reshard(&wanted, &mut |done: &Done| {
-        let (samples, dropped) = (count(done.samples), done.dropped);
-        let line = format!("{}: {samples} samples, {dropped} left out, {}", done.shard.display(), bytes(done.bytes));
-        // A closed standard error must not end the work.
-        let _ = writeln!(io::stderr(), "{line}");
-    })?;
-    if args.from.json { say_json(&account) } else { say(&table(&account)) }
-}
-
-fn table(account: &Account) -> String {
-    let Account { shards, samples_in, samples_out, shrunk, dropped, bytes_in, bytes_out, .. } = account;
-    let all: u64 = dropped.values().sum();
-    let reasons: Vec<String> =
-        dropped.iter().map(|(reason, samples)| format!("{} {reason}", count(*samples))).collect();
-    let reasons = if reasons.is_empty() { String::new() } else { format!(": {}", reasons.join(", ")) };
-    let (samples_in, samples_out, shrunk) = (count(*samples_in), count(*samples_out), count(*shrunk));
-    let (seconds, rate) = (account.seconds, account.samples_per_second);
-    format!(
-        "{shards} shards, {samples_in} samples, {} read\n\
-         {samples_out} samples, {} written, {shrunk} of them shrunk\n\
-         {} left out{reasons}\n\
-         {seconds:.1} s, {rate:.0} samples/s",
-        bytes(*bytes_in),
-        bytes(*bytes_out),
-        count(all),
-    )
 }

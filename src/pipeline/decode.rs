@@ -183,6 +183,19 @@ pub fn header(bytes: &[u8]) -> Result<Header, Unusable> {
     }
 }
 
+impl Header {
+    /// Whether the file ends where its picture does, as far as that can be told without decoding: of JPEGs it can.
+    ///
+    /// # Errors
+    /// When the file ends before its picture does, or its markers make no sense.
+    pub fn look_for_the_end(&self, bytes: &[u8]) -> Result<(), Unusable> {
+        match self.kind {
+            Kind::Jpeg => jpeg::markers::walk(bytes).map(drop),
+            Kind::Ppm { .. } | Kind::Other(_) => Ok(()),
+        }
+    }
+}
+
 impl Decoder {
     pub fn new(config: DecodeConfig) -> Self {
         Self { jpeg: Jpeg::new(config), pixels: Vec::new(), raw: Vec::new() }

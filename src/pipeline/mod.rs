@@ -14,6 +14,7 @@
 pub mod augment;
 mod batch;
 pub mod decode;
+pub mod exif;
 pub mod jpeg;
 pub mod mask;
 pub mod ppm;

@@ -438,7 +438,7 @@ fn wait_share(figures: &Figures) -> f64 {
 }
 
 /// Bytes that this process may still take: what the machine has free, within its control group's limit.
-fn available_memory() -> Option<u64> {
+pub(super) fn available_memory() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let free = line.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.saturating_mul(1024);

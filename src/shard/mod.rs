@@ -31,7 +31,7 @@ pub use self::pattern::expand;
 pub use self::set::{Complaint, Held, SampleRef, Shard, ShardSet, Why};
 pub use self::source::Source;
 pub use self::sums::{Sum, Sums};
-pub use self::table::{Label, Member, Sample, Table};
+pub use self::table::{Label, Member, Sample, Table, is_image};
 pub use self::tar::TarError;
 pub use self::verify::{
     Examined, Problem, ProblemKind, Report, ShardReport, Through, examine_through, report, verify, walk_all,

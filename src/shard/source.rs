@@ -2,11 +2,12 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use rustix::buffer::spare_capacity;
+
 use super::files::is_same;
-use super::index::{Cache, Index};
+use super::index::{Cache, Index, Stamp};
 use super::table::{Member, Sample};
 use super::{ReadError, ShardError, Table};
 
@@ -40,24 +41,49 @@ impl Source {
         self.index.stamp.size
     }
 
+    pub fn stamp(&self) -> Stamp {
+        self.index.stamp
+    }
+
+    /// Asks the system to read the whole shard ahead, in the order in which it lies on the disk.
+    pub fn read_ahead(&self) {
+        // Advice that is not taken changes nothing but the time.
+        #[cfg(target_os = "linux")]
+        let _ = rustix::fs::fadvise(&self.file, 0, None, rustix::fs::Advice::WillNeed);
+    }
+
     pub fn table(&self) -> &Table {
         &self.index.table
     }
 
-    /// The bytes of a member of one of this shard's samples.
+    /// The bytes of all members of one of this shard's samples, by extension.
     ///
     /// # Errors
     /// When the shard cannot be read, or was changed or replaced since it was opened.
-    pub fn read(&self, sample: &Sample<'_>, member: Member<'_>) -> Result<Vec<u8>, ReadError> {
+    pub fn read(&self, sample: &Sample<'_>) -> Result<Vec<(String, Vec<u8>)>, ReadError> {
         let failed = |source| ReadError::Io { path: self.path.clone(), key: sample.key.to_owned(), source };
-        let length = usize::try_from(member.length).map_err(|cause| failed(io::Error::other(cause)))?;
-        let mut bytes = vec![0; length];
-        let read = self.file.read_exact_at(&mut bytes, member.offset);
+        let read = |member: Member<'_>| Ok((member.extension.to_owned(), self.read_member(member)?));
+        let members = sample.members().map(read).collect::<io::Result<_>>();
         // Asked after reading, so that no change slips through.
         if !is_same(&self.file, self.index.stamp).map_err(failed)? {
             return Err(ReadError::Changed { path: self.path.clone() });
         }
-        read.map_err(failed)?;
+        members.map_err(failed)
+    }
+
+    fn read_member(&self, member: Member<'_>) -> io::Result<Vec<u8>> {
+        let length = usize::try_from(member.length).map_err(io::Error::other)?;
+        let mut bytes = Vec::with_capacity(length);
+        while bytes.len() < length {
+            let offset = member.offset + bytes.len() as u64;
+            // Memory that is read into need not be cleared before; there may be more of it than was asked for.
+            match rustix::io::pread(&self.file, spare_capacity(&mut bytes), offset) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        bytes.truncate(length);
         Ok(bytes)
     }
 }

@@ -130,11 +130,14 @@ impl<'t> Sample<'t> {
 
     /// The first member whose extension ends as an image's does.
     pub fn image(&self) -> Option<Member<'t>> {
-        self.members().find(|member| {
-            let ending = member.extension.rsplit('.').next().unwrap_or_default();
-            IMAGE_ENDINGS.contains(&ending)
-        })
+        self.members().find(|member| is_image(member.extension))
     }
+}
+
+/// Whether a member of this extension is named as an image.
+pub fn is_image(extension: &str) -> bool {
+    let ending = extension.rsplit('.').next().unwrap_or_default();
+    IMAGE_ENDINGS.contains(&ending)
 }
 
 /// A table that grows member by member.

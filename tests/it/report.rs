@@ -402,7 +402,7 @@ fn report_of(folder: &Path) -> Report {
 /// A coordinate that is no number.
 fn misplaced(page: &str) -> Option<&str> {
     let names = [" x", " y", " x1", " x2", " y1", " y2", " cx", " cy", " width", " points"];
-    let values = names.iter().flat_map(|name| {
+    let mut values = names.iter().flat_map(|name| {
         let attribute = format!("{name}=\"");
         page.split(&attribute).skip(1).filter_map(|rest| rest.split('"').next()).collect::<Vec<_>>()
     });
@@ -410,7 +410,7 @@ fn misplaced(page: &str) -> Option<&str> {
         let mut numbers = value.split([' ', ',']).filter(|number| !number.is_empty());
         numbers.all(|number| number.parse::<f64>().is_ok_and(|number| (-1.0..=2000.0).contains(&number)))
     };
-    values.filter(|value| !is_placed(value)).next_back()
+    values.rfind(|value| !is_placed(value))
 }
 
 /// The first tag of a page that ends where it must not, or never.

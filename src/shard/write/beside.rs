@@ -1,10 +1,14 @@
 //! A file that takes its place only when it is whole: written as `NAME.part`, hashed on the way, renamed at the end.
 
+use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::{self, JoinHandle};
 
 use sha2::{Digest, Sha256};
 
@@ -12,6 +16,9 @@ use super::WriteError;
 
 /// Many samples a write; half as much is slower on a network's disk, twice as much is no faster.
 const BUFFER_BYTES: usize = 1 << 20;
+
+/// Buffers that wait to be hashed: hashing takes a quarter of the time of writing, but not at every moment.
+const AHEAD: usize = 4;
 
 /// The file beside a shard's place; removed unless it is renamed.
 pub struct Beside {
@@ -42,8 +49,7 @@ impl Beside {
         }
         file.set_len(0).map_err(failed)?;
         let lock = file.try_clone().map_err(failed)?;
-        let buffer = Vec::with_capacity(BUFFER_BYTES);
-        let hashed = Hashed { file, buffer, hash: Sha256::new(), bytes: 0 };
+        let hashed = Hashed::new(file).map_err(failed)?;
         Ok((Self { path, renamed: false, _lock: lock }, hashed))
     }
 
@@ -62,15 +68,29 @@ impl Drop for Beside {
     }
 }
 
-/// A file that grows at its end and is hashed while it does.
+/// A file that grows at its end; a thread of its own hashes what is written.
 pub struct Hashed {
     file: File,
+    /// What was pushed last; then buffers that were written, and are used again once they are hashed too.
     buffer: Vec<u8>,
-    hash: Sha256,
+    written: VecDeque<Arc<Vec<u8>>>,
     bytes: u64,
+    to_hash: SyncSender<Arc<Vec<u8>>>,
+    hasher: JoinHandle<[u8; 32]>,
 }
 
 impl Hashed {
+    fn new(file: File) -> io::Result<Self> {
+        let (to_hash, buffers) = sync_channel::<Arc<Vec<u8>>>(AHEAD);
+        let hasher = thread::Builder::new().name("saccade-hash".into()).spawn(move || {
+            let mut hash = Sha256::new();
+            buffers.iter().for_each(|buffer| hash.update(buffer.as_slice()));
+            hash.finalize().into()
+        })?;
+        let buffer = Vec::with_capacity(BUFFER_BYTES);
+        Ok(Self { file, buffer, written: VecDeque::new(), bytes: 0, to_hash, hasher })
+    }
+
     pub fn push(&mut self, mut data: &[u8]) -> io::Result<()> {
         self.bytes += data.len() as u64;
         while !data.is_empty() {
@@ -101,14 +121,21 @@ impl Hashed {
     /// Brings all of it to the disk; the file, and the SHA-256 of what it holds.
     pub fn sync(mut self) -> io::Result<(File, [u8; 32])> {
         self.flush()?;
+        drop(self.to_hash);
         self.file.sync_all()?;
-        Ok((self.file, self.hash.finalize().into()))
+        let digest = self.hasher.join().map_err(|_| io::Error::other("the thread that hashes ended early"))?;
+        Ok((self.file, digest))
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.hash.update(&self.buffer);
-        self.file.write_all(&self.buffer)?;
-        self.buffer.clear();
+        let spare = if self.written.len() > AHEAD { self.written.pop_front() } else { None };
+        let mut spare = spare.and_then(Arc::into_inner).unwrap_or_else(|| Vec::with_capacity(BUFFER_BYTES));
+        spare.clear();
+        let full = Arc::new(std::mem::replace(&mut self.buffer, spare));
+        // A hasher that ended is found when it is waited for.
+        let _ = self.to_hash.send(Arc::clone(&full));
+        self.file.write_all(&full)?;
+        self.written.push_back(full);
         Ok(())
     }
 }

@@ -148,6 +148,9 @@ impl DroppedList {
             }
             Self::Shared { path, lines } => {
                 let lines = std::mem::take(lines);
+                if lines.is_empty() && !path.exists() {
+                    return Ok(0);
+                }
                 note(path, shard, &lines).map_err(|source| WriteError::Io { path: path.clone(), source })?;
                 Ok(0)
             }

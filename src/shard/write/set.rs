@@ -78,6 +78,8 @@ pub struct SetWriter {
     kept: usize,
     current: Option<Current>,
     account: SetAccount,
+    /// Settled up to the end of the last finished shard.
+    safe: u64,
 }
 
 struct Current {
@@ -119,6 +121,7 @@ impl SetWriter {
             written,
             again,
             current: None,
+            safe: account.settled,
             account,
         })
     }
@@ -126,6 +129,11 @@ impl SetWriter {
     /// How many input samples are settled; the next to be offered is that of this number, counted from 0.
     pub fn settled(&self) -> u64 {
         self.account.settled
+    }
+
+    /// How many of them would be settled if this process ended now.
+    pub fn safe(&self) -> u64 {
+        self.safe
     }
 
     /// Shards that are in their places.
@@ -208,6 +216,28 @@ impl SetWriter {
         self.end_shard()
     }
 
+    /// Ends the shard that is being written, if one is, and returns it.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn end_shard(&mut self) -> Result<Option<Written>, WriteError> {
+        let Some(Current { name, shard, samples, .. }) = self.current.take() else { return Ok(None) };
+        // Before the shard is in its place, so that whoever finds the shard finds what is missing from it.
+        let dropped_bytes = self.list.sync(&name)?;
+        let sealed: Sealed = shard.seal()?;
+        let stamp = sealed.stamp();
+        let written = Written { shard: name, samples, bytes: stamp.size, sha256: sealed.sha256() };
+        self.account.shards += 1;
+        self.account.bytes += written.bytes;
+        let account = self.account.clone();
+        let (seconds, nanoseconds) = (stamp.seconds, stamp.nanoseconds);
+        self.state.note(&Line { written: written.clone(), seconds, nanoseconds, dropped_bytes, account })?;
+        sealed.place(&self.cache)?;
+        self.safe = self.account.settled;
+        self.written.push(written.clone());
+        Ok(Some(written))
+    }
+
     /// Ends the last shard and puts the lists beside the set, which is whole then.
     ///
     /// # Errors
@@ -219,7 +249,9 @@ impl SetWriter {
             let stale = numbered(&self.spec).into_iter().filter(|name| !own.contains(name.as_str()));
             stale.for_each(|name| remove(&self.spec.folder.join(name)));
         }
-        self.list.sync("")?;
+        if let Split::Numbered { .. } = self.spec.split {
+            self.list.sync("")?;
+        }
         if !self.written.is_empty() {
             let is_shared = matches!(self.spec.split, Split::Named(_));
             lists::put(&self.spec.folder, &self.spec.name, &self.written, is_shared)?;
@@ -254,23 +286,15 @@ impl SetWriter {
         }
         self.current.as_mut().ok_or_else(|| WriteError::SetName { name: self.spec.name.clone() })
     }
+}
 
-    fn end_shard(&mut self) -> Result<Option<Written>, WriteError> {
-        let Some(Current { name, shard, samples, .. }) = self.current.take() else { return Ok(None) };
-        // Before the shard is in its place, so that whoever finds the shard finds what is missing from it.
-        let dropped_bytes = self.list.sync(&name)?;
-        let sealed: Sealed = shard.seal()?;
-        let stamp = sealed.stamp();
-        let written = Written { shard: name, samples, bytes: stamp.size, sha256: sealed.sha256() };
-        self.account.shards += 1;
-        self.account.bytes += written.bytes;
-        let account = self.account.clone();
-        let (seconds, nanoseconds) = (stamp.seconds, stamp.nanoseconds);
-        self.state.note(&Line { written: written.clone(), seconds, nanoseconds, dropped_bytes, account })?;
-        sealed.place(&self.cache)?;
-        self.written.push(written.clone());
-        Ok(Some(written))
-    }
+/// Bytes of the shards that a set would take the place of.
+pub fn replaced_bytes(spec: &SetSpec) -> u64 {
+    let names = match &spec.split {
+        Split::Numbered { .. } => numbered(spec),
+        Split::Named(names) => names.clone(),
+    };
+    names.iter().filter_map(|name| Some(fs::metadata(spec.folder.join(name)).ok()?.len())).sum()
 }
 
 /// The file name of a shard of a numbered set.
@@ -312,15 +336,18 @@ fn refuse_shards(spec: &SetSpec, own: &BTreeSet<String>) -> Result<(), WriteErro
     names.iter().try_for_each(|name| refuse(&spec.folder.join(name)))
 }
 
+/// Whether a file has the name of a shard of a numbered set.
+pub fn is_shard_of(set: &str, file: &Path) -> bool {
+    let name = file.file_name().and_then(|name| name.to_str());
+    let number = name.and_then(|name| name.strip_prefix(set)?.strip_prefix('-')?.strip_suffix(".tar"));
+    number.is_some_and(|number| number.len() >= 6 && number.bytes().all(|digit| digit.is_ascii_digit()))
+}
+
 /// Shards of a numbered set that are in the folder, in order.
 fn numbered(spec: &SetSpec) -> Vec<String> {
-    let is_shard = |name: &str| {
-        let number = name.strip_prefix(&spec.name).and_then(|rest| rest.strip_prefix('-')?.strip_suffix(".tar"));
-        number.is_some_and(|number| number.len() >= 6 && number.bytes().all(|digit| digit.is_ascii_digit()))
-    };
     let entries = fs::read_dir(&spec.folder).into_iter().flatten().flatten();
     let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
-    names.retain(|name| is_shard(name));
+    names.retain(|name| is_shard_of(&spec.name, Path::new(name)));
     names.sort_unstable();
     names
 }

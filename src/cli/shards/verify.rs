@@ -6,9 +6,9 @@ use anyhow::{Result, bail};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::progress::bytes;
-use super::shards::{cores, workers};
-use super::{say, say_json};
+use super::super::progress::bytes;
+use super::super::{say, say_json};
+use super::{cores, workers};
 use crate::run::text::count;
 use crate::run::verify::{Read, Verified, Verify, verify};
 

@@ -7,9 +7,10 @@ use anyhow::{Result, bail};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::progress::bytes;
-use super::shards::{cores, workers};
-use super::{say, say_json};
+use super::super::progress::bytes;
+use super::super::{say, say_json};
+use super::reshard::size;
+use super::{cores, workers};
 use crate::run::import::{Account, Order, Step, import};
 use crate::run::text::count;
 use crate::shard::import::{Kind, Part, Wanted};
@@ -31,7 +32,7 @@ pub struct ImportArgs {
     /// Samples in a shard, at most
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     samples: Option<u64>,
-    /// Bytes of a shard, at most, such as 500M; 256M when neither this nor --samples is given
+    /// Bytes of a shard, at most, such as 500MB; 256MB when neither this nor --samples is given
     #[arg(long, value_name = "SIZE", value_parser = size)]
     size: Option<u64>,
     /// The labels of ImageNet's validation pictures: the kit's file of numbers, one WordNet id a line, or Kaggle's
@@ -153,18 +154,6 @@ fn table(account: &Account) -> String {
          {seconds:.1} s, {samples_per_second:.0} samples/s, {megabytes_per_second:.0} MB/s",
         bytes(account.bytes_out),
     )
-}
-
-/// A number of bytes, with k, M or G for thousands, millions or thousands of millions.
-fn size(text: &str) -> Result<u64, String> {
-    let (digits, unit) = match text.to_ascii_lowercase().strip_suffix('b').unwrap_or(&text.to_ascii_lowercase()) {
-        text if text.ends_with('k') => (text.trim_end_matches('k').to_owned(), 1_000),
-        text if text.ends_with('m') => (text.trim_end_matches('m').to_owned(), 1_000_000),
-        text if text.ends_with('g') => (text.trim_end_matches('g').to_owned(), 1_000_000_000),
-        text => (text.to_owned(), 1),
-    };
-    let bytes = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(unit)).filter(|bytes| *bytes > 0);
-    bytes.ok_or_else(|| "write a number of bytes, such as 256M or 1G".into())
 }
 
 fn part(text: &str) -> Result<Part, String> {

@@ -1,5 +1,10 @@
 //! Shards of decoded images: the pixels, the samples left out, the same bytes for any number of workers.
 
+// Order, filters, splits; images as JPEGs; kills, full disks and sources that change.
+mod images;
+mod orders;
+mod stops;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Cursor;
@@ -9,8 +14,11 @@ use image::imageops::FilterType;
 use image::{DynamicImage, ImageFormat, RgbImage, imageops};
 use proptest::prelude::*;
 use saccade::pipeline::shrink::{Fit, FitError};
-use saccade::run::reshard::{Account, Dropped, Reshard, reshard};
+use saccade::run::reshard::pick::Pick;
+use saccade::run::reshard::treat::{ImageForm, Treatment};
+use saccade::run::reshard::{Account, Event, Layout, Reshard, reshard};
 use saccade::shard::ShardSet;
+use saccade::shard::write::Dropped;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -47,8 +55,26 @@ impl Place {
 
     /// Reshards into the folder `out`.
     fn make(&self, shards: &[String], out: &str, fit: Fit, workers: usize) -> anyhow::Result<Account> {
-        let wanted = Reshard { shards: shards.to_vec(), out: self.path(out), fit, workers, force: false };
-        reshard(&wanted, &mut |_| {})
+        reshard(&Reshard { workers, ..self.decoded(shards, out, fit) }, &mut |_| {})
+    }
+
+    fn decoded(&self, shards: &[String], out: &str, fit: Fit) -> Reshard {
+        let treatment = Treatment { image: ImageForm::Decoded(fit), ..Treatment::default() };
+        Reshard { treatment, ..self.copied(shards, out) }
+    }
+
+    /// Everything as it is.
+    fn copied(&self, shards: &[String], out: &str) -> Reshard {
+        Reshard {
+            shards: shards.to_vec(),
+            out: self.path(out),
+            layout: Layout::default(),
+            pick: Pick::default(),
+            treatment: Treatment::default(),
+            workers: 2,
+            memory: None,
+            force: false,
+        }
     }
 
     /// Names in a folder, but for those of indexes.
@@ -114,7 +140,7 @@ fn images_no_larger_than_wanted_keep_every_pixel() {
     let shard = place.write("in/a.tar", &all.iter().map(|(key, png)| (format!("{key}.png"), png.clone())).collect());
     for (out, fit) in [("max", Fit::MaxSide(64)), ("short", Fit::ShortSide(48))] {
         let account = place.make(std::slice::from_ref(&shard), out, fit, 2).unwrap();
-        assert_eq!((account.samples_out, account.shrunk), (all.len() as u64, 0));
+        assert_eq!((account.samples_out, account.changed), (all.len() as u64, 0));
         let written = members(&place.path(out).join("a.tar"));
         assert_eq!(written.len(), all.len());
         for ((name, data), (key, png)) in written.iter().zip(&all) {
@@ -136,7 +162,7 @@ fn larger_images_are_shrunk_as_by_an_independent_antialiased_filter() {
     let shard = place.write("in/a.tar", &all.iter().map(|(key, image)| (format!("{key}.png"), png(image))).collect());
     let account = place.make(&[shard], "out", Fit::MaxSide(31), 2).unwrap();
     // The two that are not larger are of 17x9 and 1x1 pixels.
-    assert_eq!(account.shrunk, all.len() as u64 - 2);
+    assert_eq!(account.changed, all.len() as u64 - 2);
     for ((key, image), (_, data)) in all.iter().zip(members(&place.path("out/a.tar"))) {
         let found = pixels(&data);
         let (width, height) = Fit::MaxSide(31).size(image.width(), image.height());
@@ -180,8 +206,11 @@ fn output_is_the_same_for_any_number_of_workers() {
     let expected = place.make(&shards, "w1", fit, 1).unwrap();
     for (workers, out) in [(2, "w2"), (3, "w3"), (7, "w7")] {
         let account = place.make(&shards, out, fit, workers).unwrap();
-        let untimed = Account { seconds: expected.seconds, samples_per_second: expected.samples_per_second, ..account };
-        assert_eq!(untimed, expected, "{workers} workers");
+        let found = [&account, &expected].map(|account| {
+            let Account { samples_in, samples_out, bytes_out, changed, dropped, .. } = account;
+            (samples_in, samples_out, bytes_out, changed, dropped)
+        });
+        assert_eq!(found[0], found[1], "{workers} workers");
         for file in files {
             let read = |out: &str| fs::read(place.path(out).join(file)).unwrap();
             assert!(read(out) == read("w1"), "{workers} workers: {file} differs");
@@ -205,7 +234,7 @@ fn damaged_samples_are_listed_and_counted_and_the_sums_add_up() {
     by_key.iter().for_each(|(_, reason)| *counted.entry((*reason).to_owned()).or_insert(0) += 1);
     assert_eq!(account.dropped, counted);
 
-    assert_eq!((account.shards, account.samples_in, account.samples_out), (2, 46, 41));
+    assert_eq!((account.shards_in, account.samples_in, account.samples_out), (2, 46, 41));
     assert_eq!(account.samples_in, account.samples_out + account.dropped.values().sum::<u64>());
     let size = |path: &Path| fs::metadata(path).unwrap().len();
     assert_eq!(account.bytes_in, shards.iter().map(|shard| size(Path::new(shard))).sum::<u64>());
@@ -216,14 +245,14 @@ fn damaged_samples_are_listed_and_counted_and_the_sums_add_up() {
 }
 
 #[test]
-fn labels_and_json_are_kept_and_the_set_opens() {
+fn other_members_are_kept_and_the_set_opens() {
     let place = Place::new();
     let shards = mixed(&place);
     place.make(&shards, "out", Fit::MaxSide(64), 3).unwrap();
     let second = members(&place.path("out/two.tar"));
     let names: Vec<&str> = second.iter().map(|(name, _)| name.as_str()).collect();
-    assert_eq!(names, ["good.json", "good.ppm", "good.cls"]);
-    assert_eq!((second[0].1.as_slice(), second[2].1.as_slice()), (&b"{\"caption\": 1}"[..], &b" 9\n"[..]));
+    assert_eq!(names, ["good.json", "good.ppm", "good.txt", "good.cls", "good.mask.png"]);
+    assert_eq!((second[0].1.as_slice(), second[3].1.as_slice()), (&b"{\"caption\": 1}"[..], &b" 9\n"[..]));
 
     let set = ShardSet::open(&[format!("{}/*.tar", at(&place.path("out")))], true).unwrap();
     let found: Vec<(String, Option<u32>)> = (0..set.len() as u32)
@@ -241,7 +270,7 @@ fn decoded_shards_can_be_made_of_decoded_shards() {
     let shards = mixed(&place);
     place.make(&shards, "a", Fit::MaxSide(64), 2).unwrap();
     let again = place.make(&[at(&place.path("a/one.tar")).to_owned()], "b", Fit::MaxSide(64), 2).unwrap();
-    assert_eq!((again.samples_out, again.shrunk), (40, 0));
+    assert_eq!((again.samples_out, again.changed), (40, 0));
     assert!(fs::read(place.path("a/one.tar")).unwrap() == fs::read(place.path("b/one.tar")).unwrap());
 }
 
@@ -252,7 +281,7 @@ fn shards_without_samples_stay_shards_without_samples() {
     let shards = [("in/a.tar", Vec::new()), ("in/b.tar", image), ("in/c.tar", Vec::new())]
         .map(|(name, all)| place.write(name, &all));
     let account = place.make(&shards, "out", Fit::MaxSide(9), 2).unwrap();
-    assert_eq!((account.shards, account.samples_out), (3, 1));
+    assert_eq!((account.shards_in, account.samples_out), (3, 1));
     assert!(members(&place.path("out/a.tar")).is_empty() && members(&place.path("out/c.tar")).is_empty());
 }
 
@@ -272,12 +301,17 @@ fn nothing_is_overwritten_unasked() {
     let namesake = place.write("other/one.tar", &Vec::new());
     refused(&[shards[0].clone(), namesake], "out", "both would become");
 
-    let forced = Reshard { shards, out: place.path("out"), fit: Fit::MaxSide(8), workers: 2, force: true };
+    let forced = Reshard { force: true, ..place.decoded(&shards, "out", Fit::MaxSide(8)) };
     for _ in 0..2 {
         let mut done = Vec::new();
-        reshard(&forced, &mut |shard| done.push((shard.samples, shard.dropped))).unwrap();
+        let mut note = |event: &Event| {
+            if let Event::Shard(shard) = event {
+                done.push((shard.samples, shard.dropped));
+            }
+        };
+        reshard(&forced, &mut note).unwrap();
         assert_eq!(done, [(40, 0), (1, 5)]);
-        assert_eq!(place.names("out"), ["dropped.jsonl", "one.tar", "two.tar"]);
+        assert_eq!(place.names("out"), ["SHA256SUMS", "dropped.jsonl", "one.tar", "shards.json", "two.tar"]);
         assert_eq!(place.dropped("out").len(), 5, "a shard that is made again is not listed twice");
     }
     let over_itself = Reshard { out: place.path("in"), ..forced };
@@ -360,12 +394,18 @@ const SHARDS: &str = "shards/fashion-validation-{000000..000001}.tar";
 
 #[test]
 fn wrong_usage_exits_with_2() {
-    let cases: [(&[&str], &str); 8] = [
+    let cases: [(&[&str], &str); 14] = [
         (&["--decode", "max-side=0", "--out", "x", SHARDS], "from 1 to 65535"),
         (&["--decode", "area=9", "--out", "x", SHARDS], "max-side=N or short-side=N"),
         (&["--decode", "max-side", "--out", "x", SHARDS], "max-side=N or short-side=N"),
         (&["--decode", "max-side=8", SHARDS], "--out"),
-        (&["--out", "x", SHARDS], "--decode"),
+        (&["--decode", "max-side=8", "--jpeg", "max-side=8", "--out", "x", SHARDS], "--jpeg"),
+        (&["--quality", "90", "--out", "x", SHARDS], "--jpeg"),
+        (&["--jpeg", "max-side=8", "--quality", "0", "--out", "x", SHARDS], "--quality"),
+        (&["--size", "3 parsecs", "--out", "x", SHARDS], "500MB"),
+        (&["--held-out", "1.5", "--out", "x", SHARDS], "between 0 and 1"),
+        (&["--classes", "9-3", "--out", "x", SHARDS], "0,5-9"),
+        (&["--samples", "0", "--out", "x", SHARDS], "--samples"),
         (&["--decode", "max-side=8", "--out", "x"], "SHARDS"),
         (&["--decode", "max-side=8", "--out", "x", "--workers", "0", SHARDS], "--workers"),
         (&["--decode", "max-side=8", "--out", "x", "--workers", "99999", SHARDS], "--workers"),
@@ -388,13 +428,13 @@ fn the_verb_says_what_it_did_and_refuses_to_do_it_twice() {
     };
     let account: Value = serde_json::from_str(&finish(&mut verb(&["--json", "--workers", "2"]), 0).out).unwrap();
     assert_eq!((&account["samples_in"], &account["samples_out"]), (&1200.into(), &1200.into()));
-    assert_eq!(account["shrunk"], 1200);
+    assert_eq!(account["changed"], 1200);
     assert!(account["seconds"].as_f64().unwrap() > 0.0 && account["samples_per_second"].as_f64().unwrap() > 0.0);
     let again = finish(&mut verb(&[]), 1);
     assert!(again.err.contains("fashion-validation-000000.tar: exists already"), "{}", again.err);
     assert_eq!(again.err.trim_end().lines().count(), 1, "{}", again.err);
     let forced = finish(&mut verb(&["--force"]), 0);
-    for words in ["2 shards, 1,200 samples", "1,200 of them shrunk", "0 left out", "samples/s"] {
+    for words in ["2 shards, 1,200 samples", "1,200 of them with a changed image", "0 left out", "samples/s"] {
         assert!(forced.out.contains(words), "no \"{words}\" in: {}", forced.out);
     }
     finish(&mut saccade(&["shards", "verify", &format!("{}/*.tar", at(&out))]), 0);

@@ -1,0 +1,74 @@
+"""Reads shards by the packages webdataset and wids, and compares every sample; called by check-shards.
+
+Usage: check-shards.py FOLDER SHARD...      FOLDER holds sets made of the SHARDs, each with its NAME.json
+"""
+
+import sys
+import tarfile
+import types
+from pathlib import Path
+from typing import Generic
+
+import webdataset
+
+# wids takes two base classes from PyTorch and asks it whether several processes read; that is not worth its 0.2 GB.
+torch, distributed, utils, data = [types.ModuleType(name) for name in ("", "distributed", "utils", "data")]
+torch.distributed, torch.utils, utils.data = distributed, utils, data
+distributed.is_available = distributed.is_initialized = lambda: False
+data.get_worker_info, data.Dataset, data.Sampler = lambda: None, Generic, object
+sys.modules.update({"torch": torch, "torch.distributed": distributed, "torch.utils": utils, "torch.utils.data": data})
+
+import wids  # noqa: E402 (after what it asks for)
+
+
+def by_tar(shards):
+    """Name and data of every member."""
+    found = {}
+    for shard in shards:
+        with tarfile.open(shard) as tar:
+            found.update((member.name, tar.extractfile(member).read()) for member in tar)
+    return found
+
+
+def by_webdataset(shards):
+    found, samples = {}, 0
+    for sample in webdataset.WebDataset([str(shard) for shard in shards], shardshuffle=False):
+        samples += 1
+        found.update((f"{sample['__key__']}.{name}", data) for name, data in sample.items() if name[0] != "_")
+    return found, samples
+
+
+def by_wids(index):
+    dataset = wids.ShardListDataset(str(index), transformations=[], keep=True)
+    found = {}
+    for number in range(len(dataset)):
+        sample = dataset[number]
+        for name, data in sample.items():
+            if name[0] == ".":
+                found[sample["__key__"] + name] = data.read()
+    return found, len(dataset)
+
+
+def check(what, found, expected):
+    if found != expected:
+        names = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
+        sys.exit(f"check-shards: {what}: {len(names)} members differ, the first is {names[0]}")
+
+
+def main(folder, *shards):
+    expected = by_tar(shards)
+    made = sorted(Path(folder).glob("*.tar"))
+    check("tarfile", by_tar(made), expected)
+    found, samples = by_webdataset(made)
+    check("webdataset", found, expected)
+    found, indexed = {}, 0
+    for index in sorted(Path(folder).glob("*.json")):
+        members, count = by_wids(index)
+        found, indexed = found | members, indexed + count
+    check("wids", found, expected)
+    if indexed != samples:
+        sys.exit(f"check-shards: wids counts {indexed} samples, webdataset {samples}")
+    print(f"check-shards: {samples} samples in {len(made)} shards, the same by tar, webdataset and wids")
+
+
+main(*sys.argv[1:])
