@@ -184,14 +184,18 @@ pub fn header(bytes: &[u8]) -> Result<Header, Unusable> {
 }
 
 impl Header {
-    /// Whether the file ends where its picture does, as far as that can be told without decoding: of JPEGs it can.
+    /// Whether the file is sure to go on to the end of its picture, as a JPEG's markers tell; if not, decoding does.
     ///
     /// # Errors
     /// When the file ends before its picture does, or its markers make no sense.
-    pub fn look_for_the_end(&self, bytes: &[u8]) -> Result<(), Unusable> {
+    pub fn is_surely_whole(&self, bytes: &[u8]) -> Result<bool, Unusable> {
         match self.kind {
-            Kind::Jpeg => jpeg::markers::walk(bytes).map(drop),
-            Kind::Ppm { .. } | Kind::Other(_) => Ok(()),
+            Kind::Jpeg => {
+                let end = jpeg::markers::walk(bytes)?.end;
+                Ok(bytes.get(end..).is_some_and(|rest| rest.starts_with(&[0xFF, jpeg::markers::END_OF_IMAGE])))
+            }
+            Kind::Ppm { .. } => Ok(true),
+            Kind::Other(_) => Ok(false),
         }
     }
 }

@@ -119,8 +119,8 @@ impl Treatment {
         let mut made = Vec::new();
         let changed = match self.image {
             ImageForm::AsIs => {
-                header.look_for_the_end(image)?;
-                if self.check_images {
+                let is_doubtful = !header.is_surely_whole(image)?;
+                if self.check_images || is_doubtful {
                     guarded(shrinker, |shrinker| shrinker.look_at(&mut image.clone()))?;
                 }
                 let stripped = if self.strip_exif { exif::strip(image) } else { None };

@@ -102,8 +102,11 @@ impl<'a> Work<'a> {
             tell(&Event::Settled(place as u64 + 1));
         }
         for number in 0..self.sets.len() {
-            let finished = self.sets.get_mut(number).map(SetWriter::end_shard).transpose()?.flatten();
-            self.tell(number, finished, tell);
+            // The last but one, and the last.
+            for _ in 0..2 {
+                let finished = self.sets.get_mut(number).map(SetWriter::end_shard).transpose()?.flatten();
+                self.tell(number, finished, tell);
+            }
         }
         Ok(())
     }
@@ -143,7 +146,7 @@ impl<'a> Work<'a> {
     /// Ends the shards that keep their names and end at this place of the order.
     fn end_shards(&mut self, place: usize, tell: &mut dyn FnMut(&Event)) -> Result<()> {
         while let Some(set) = self.sets.first_mut()
-            && self.plan.ends.get(set.written().len()).is_some_and(|end| *end <= place)
+            && self.plan.ends.get(set.ended()).is_some_and(|end| *end <= place)
         {
             let finished = set.next_shard()?;
             self.tell(0, finished, tell);
@@ -153,12 +156,12 @@ impl<'a> Work<'a> {
 
     fn tell(&mut self, number: usize, finished: Option<Written>, tell: &mut dyn FnMut(&Event)) {
         let (Some(written), Some(set)) = (finished, self.sets.get(number)) else { return };
-        let dropped: u64 = set.account().dropped.values().sum();
+        let dropped: u64 = set.placed().dropped.values().sum();
         let before = self.dropped.get_mut(number).map_or(0, |before| std::mem::replace(before, dropped));
         let Written { samples, bytes, shard, .. } = written;
         let shard = self.wanted.out.join(shard);
         tell(&Event::Shard(Done { shard: &shard, samples, bytes, dropped: dropped - before }));
-        let safe = self.sets.iter().map(SetWriter::safe).min().unwrap_or_default();
+        let safe = self.sets.iter().map(|set| set.placed().settled).min().unwrap_or_default();
         scatter::remove_before(&self.bucket_folder(), safe as usize);
     }
 

@@ -7,7 +7,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
+use std::thread::{self, JoinHandle};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -77,9 +79,10 @@ pub struct SetWriter {
     again: BTreeSet<String>,
     kept: usize,
     current: Option<Current>,
+    ended: Option<Ended>,
     account: SetAccount,
-    /// Settled up to the end of the last finished shard.
-    safe: u64,
+    /// Up to the end of the last shard that is in its place.
+    placed: SetAccount,
 }
 
 struct Current {
@@ -87,6 +90,23 @@ struct Current {
     shard: ShardWriter,
     samples: u64,
     last_key: String,
+}
+
+/// A shard that a thread of its own brings to the disk while the next one is written.
+struct Ended {
+    name: String,
+    samples: u64,
+    dropped_bytes: u64,
+    /// Up to its end.
+    account: SetAccount,
+    thread: Option<JoinHandle<Result<Sealed, WriteError>>>,
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        // So that nothing is left beside its place.
+        self.thread.take().map(JoinHandle::join);
+    }
 }
 
 impl SetWriter {
@@ -121,7 +141,8 @@ impl SetWriter {
             written,
             again,
             current: None,
-            safe: account.settled,
+            ended: None,
+            placed: account.clone(),
             account,
         })
     }
@@ -131,14 +152,19 @@ impl SetWriter {
         self.account.settled
     }
 
-    /// How many of them would be settled if this process ended now.
-    pub fn safe(&self) -> u64 {
-        self.safe
+    /// Up to the end of the last shard that is in its place: what stays settled if this process ends now.
+    pub fn placed(&self) -> &SetAccount {
+        &self.placed
     }
 
     /// Shards that are in their places.
     pub fn written(&self) -> &[Written] {
         &self.written
+    }
+
+    /// How many shards were ended: those in their places, and perhaps one on its way there.
+    pub fn ended(&self) -> usize {
+        self.written.len() + usize::from(self.ended.is_some())
     }
 
     /// How many of them an earlier call had finished.
@@ -156,8 +182,8 @@ impl SetWriter {
         self.list.path()
     }
 
-    /// Settles an input sample: writes it, with its members (extension and data) in their order. Returns the shard
-    /// that this finished, if any.
+    /// Settles an input sample: writes it, with its members (extension and data) in their order. Returns a shard that
+    /// came into its place, if one did: the one before the shard that this ended.
     ///
     /// # Errors
     /// When the disk fails, when the sample has the key of the one before, or when nobody could read a member back.
@@ -207,7 +233,7 @@ impl SetWriter {
         self.account.settled += samples;
     }
 
-    /// Ends a shard of [`Split::Named`] and returns it; an empty one is written too.
+    /// Ends a shard of [`Split::Named`], which may be empty; returns the one before, if that is in its place only now.
     ///
     /// # Errors
     /// When the disk fails.
@@ -216,24 +242,38 @@ impl SetWriter {
         self.end_shard()
     }
 
-    /// Ends the shard that is being written, if one is, and returns it.
+    /// Ends the shard that is being written, if one is; returns the one before, if that is in its place only now.
     ///
     /// # Errors
     /// When the disk fails.
     pub fn end_shard(&mut self) -> Result<Option<Written>, WriteError> {
-        let Some(Current { name, shard, samples, .. }) = self.current.take() else { return Ok(None) };
+        let before = self.place()?;
+        let Some(Current { name, shard, samples, .. }) = self.current.take() else { return Ok(before) };
         // Before the shard is in its place, so that whoever finds the shard finds what is missing from it.
         let dropped_bytes = self.list.sync(&name)?;
-        let sealed: Sealed = shard.seal()?;
-        let stamp = sealed.stamp();
-        let written = Written { shard: name, samples, bytes: stamp.size, sha256: sealed.sha256() };
         self.account.shards += 1;
-        self.account.bytes += written.bytes;
+        self.account.bytes += shard.bytes();
         let account = self.account.clone();
+        let failed = |source| WriteError::Io { path: self.spec.folder.join(&name), source };
+        let thread = thread::Builder::new().name("saccade-sync".into()).spawn(|| shard.seal()).map_err(failed)?;
+        self.ended = Some(Ended { name, samples, dropped_bytes, account, thread: Some(thread) });
+        Ok(before)
+    }
+
+    /// Waits for the shard that was ended last, and puts it into its place.
+    fn place(&mut self) -> Result<Option<Written>, WriteError> {
+        let Some(mut ended) = self.ended.take() else { return Ok(None) };
+        let path = || self.spec.folder.join(&ended.name);
+        let lost = || WriteError::Io { path: path(), source: io::Error::other("the thread that syncs ended early") };
+        let sealed = ended.thread.take().and_then(|thread| thread.join().ok()).ok_or_else(lost)??;
+        let stamp = sealed.stamp();
+        let (shard, samples, bytes) = (ended.name.clone(), ended.samples, stamp.size);
+        let written = Written { shard, samples, bytes, sha256: sealed.sha256() };
         let (seconds, nanoseconds) = (stamp.seconds, stamp.nanoseconds);
+        let (account, dropped_bytes) = (ended.account.clone(), ended.dropped_bytes);
         self.state.note(&Line { written: written.clone(), seconds, nanoseconds, dropped_bytes, account })?;
         sealed.place(&self.cache)?;
-        self.safe = self.account.settled;
+        self.placed.clone_from(&ended.account);
         self.written.push(written.clone());
         Ok(Some(written))
     }
@@ -244,6 +284,7 @@ impl SetWriter {
     /// When the disk fails.
     pub fn finish(mut self) -> Result<SetAccount, WriteError> {
         self.end_shard()?;
+        self.place()?;
         if self.spec.force && matches!(self.spec.split, Split::Numbered { .. }) {
             let own: BTreeSet<&str> = self.written.iter().map(|shard| shard.shard.as_str()).collect();
             let stale = numbered(&self.spec).into_iter().filter(|name| !own.contains(name.as_str()));
@@ -272,7 +313,7 @@ impl SetWriter {
     /// The shard that is being written, begun if there is none.
     fn current(&mut self) -> Result<&mut Current, WriteError> {
         if self.current.is_none() {
-            let number = self.written.len();
+            let number = self.ended();
             let name = match &self.spec.split {
                 Split::Numbered { .. } => shard_name(&self.spec.name, number),
                 Split::Named(names) => {

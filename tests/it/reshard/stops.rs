@@ -219,7 +219,7 @@ fn whatever_state_a_kill_leaves_the_set_comes_out_the_same() {
     ];
     for (name, harm) in harm {
         let folder = place.path(name);
-        assert!(!write(&spec(folder.clone()), 18).unwrap());
+        assert!(!write(&spec(folder.clone()), 23).unwrap());
         assert!(folder.join(state).exists(), "{name}");
         harm(&folder);
         assert!(write(&spec(folder.clone()), 99).unwrap_or_else(|error| panic!("{name}: {error}")));
