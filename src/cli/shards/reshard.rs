@@ -49,7 +49,8 @@ pub struct ReshardArgs {
     /// Writes a set NAME-held-out beside NAME-train, with about this share of the samples, chosen by their keys
     #[arg(long, value_name = "SHARE", help_heading = "Shards")]
     held_out: Option<Share>,
-    /// What to do when a key stands in two shards: stop, or take the sample of the shard that was named first
+    /// What to do when a key stands in two shards: stop, or take the sample of the shard that was named first, even if it
+    /// is damaged and then left out
     #[arg(long, value_enum, default_value = "refused", help_heading = "Shards")]
     duplicates: DuplicatesArg,
     /// Takes samples of these classes alone, such as 0,5-9

@@ -19,13 +19,12 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use serde_json::json;
-use sha2::{Digest, Sha256};
 
 use self::pick::{Choice, Duplicates, Ordering, Pick, Share, choose};
 use self::treat::Treatment;
 use self::work::Work;
 use crate::shard::write::{SetAccount, SetSpec, Split, is_shard_of};
-use crate::shard::{Cache, hex, list};
+use crate::shard::{Cache, list};
 
 /// As for an image in a set: more is a slip.
 const MOST_SAMPLE_BYTES: u64 = 1 << 30;
@@ -208,10 +207,8 @@ fn request(wanted: &Reshard, choice: &Choice) -> Result<String> {
         let stamp = origin.stamp;
         origins.push(json!([path.to_string_lossy(), stamp.size, stamp.seconds, stamp.nanoseconds]));
     }
-    // The list of keys may be another under the same name.
-    let keys = pick.keys.as_ref().and_then(|path| fs::read(path).ok()).map(|text| hex(&Sha256::digest(text)));
     let version = env!("CARGO_PKG_VERSION");
-    Ok(serde_json::to_string(&json!([version, layout, pick, keys, treatment, origins]))?)
+    Ok(serde_json::to_string(&json!([version, layout, pick, choice.keys, treatment, origins]))?)
 }
 
 /// One set of numbered shards, or two.
@@ -232,8 +229,9 @@ fn numbered(wanted: &Reshard, choice: &Choice, request: &str) -> Result<Plan> {
         None => vec![name],
     };
     for origin in &choice.origins {
-        let is_written = names.iter().any(|name| is_shard_of(name, &origin.path));
-        if is_written && origin.path.parent().is_some_and(|folder| is_same_file(folder, out)) {
+        let real = fs::canonicalize(&origin.path).unwrap_or_else(|_| origin.path.clone());
+        let is_written = names.iter().any(|name| is_shard_of(name, &real));
+        if is_written && real.parent().is_some_and(|folder| is_same_file(folder, out)) {
             bail!("{}: would be written over itself; choose another --out or --name", origin.path.display());
         }
     }

@@ -3,7 +3,7 @@
 //! No image is looked at here. What a sample's fate depends on is its key, its label, its place, and the seed; so a
 //! sample is held out, or not, whatever other samples there are.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 
 use super::MOST_SAMPLE_BYTES;
 use crate::draws::{Draws, Purpose};
-use crate::shard::{Cache, Label, Listing, Source, Stamp};
+use crate::shard::{Cache, Label, Listing, Source, Stamp, hex};
 
 /// Which samples are wanted; all, by default.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -139,6 +139,8 @@ pub struct Choice {
     pub order: Vec<Chosen>,
     /// Samples that are not in the order, by reason.
     pub filtered: BTreeMap<String, u64>,
+    /// Tells one list of keys from another: the list may be another under the same name, or readable only once.
+    pub keys: Option<String>,
 }
 
 struct Candidate {
@@ -196,10 +198,11 @@ pub fn choose(listings: &[Listing], pick: &Pick, ordering: &Ordering, cache: &Ca
         candidate.chosen.held_out = ordering.held_out.is_some_and(|share| share.takes(candidate.digest));
     }
     let order = candidates.into_iter().map(|candidate| candidate.chosen).collect();
-    Ok(Choice { origins, order, filtered: filtered.0 })
+    let keys = keys.map(|keys| hex(&Sha256::digest(keys.into_iter().collect::<Vec<_>>().join("\n"))));
+    Ok(Choice { origins, order, filtered: filtered.0, keys })
 }
 
-fn read_keys(path: &PathBuf) -> Result<HashSet<String>> {
+fn read_keys(path: &PathBuf) -> Result<BTreeSet<String>> {
     let text =
         fs::read_to_string(path).with_context(|| format!("{}: cannot be read as a list of keys", path.display()))?;
     Ok(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect())

@@ -171,12 +171,15 @@ impl<'a> Work<'a> {
     }
 
     /// The account of each set, and the list of its dropped samples.
-    pub fn finish(self) -> Result<Vec<(SetAccount, PathBuf)>> {
+    pub fn finish(mut self) -> Result<Vec<(SetAccount, PathBuf)>> {
+        for set in &mut self.sets {
+            set.complete()?;
+        }
         let buckets = self.bucket_folder();
         let mut found = Vec::with_capacity(self.sets.len());
         for set in self.sets {
             let list = set.dropped_path().to_owned();
-            found.push((set.finish()?, list));
+            found.push((set.end()?, list));
         }
         scatter::remove(&buckets)?;
         Ok(found)

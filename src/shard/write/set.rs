@@ -283,6 +283,16 @@ impl SetWriter {
     /// # Errors
     /// When the disk fails.
     pub fn finish(mut self) -> Result<SetAccount, WriteError> {
+        self.complete()?;
+        self.end()
+    }
+
+    /// [`Self::finish`] up to where a killed process could still go on: of several sets that are written together, each
+    /// is completed before any is ended.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn complete(&mut self) -> Result<(), WriteError> {
         self.end_shard()?;
         self.place()?;
         if self.spec.force && matches!(self.spec.split, Split::Numbered { .. }) {
@@ -297,6 +307,14 @@ impl SetWriter {
             let is_shared = matches!(self.spec.split, Split::Named(_));
             lists::put(&self.spec.folder, &self.spec.name, &self.written, is_shared)?;
         }
+        Ok(())
+    }
+
+    /// Forgets how far the set was, as it is complete.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn end(self) -> Result<SetAccount, WriteError> {
         self.state.end()?;
         Ok(self.account)
     }

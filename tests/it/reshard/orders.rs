@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use saccade::run::reshard::pick::{Classes, ClassesError, Duplicates, Pick};
 use saccade::run::reshard::treat::Treatment;
 use saccade::run::reshard::{Account, Layout, Reshard, reshard};
-use saccade::shard::hex;
+use saccade::shard::{ShardSet, hex};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -158,6 +158,50 @@ fn who_is_held_out_does_not_depend_on_who_else_is_there() {
     assert_eq!(split(&shards, "shuffled", Some(3)), (train, held_out.clone()));
     let (_, of_one) = split(&shards[1..2], "one", None);
     assert!(!of_one.is_empty() && of_one.is_subset(&held_out));
+}
+
+#[test]
+fn two_sets_that_could_not_be_ended_are_taken_up_again() {
+    let place = Place::new();
+    let shards = three(&place, 90);
+    let layout = Layout { held_out: Some("0.3".parse().unwrap()), name: Some("h".into()), ..Layout::default() };
+    let wanted = |out: &str| Reshard { layout: layout.clone(), ..place.copied(&shards, out) };
+    // A folder stands where the second set's index should be.
+    let in_the_way = place.path("out").join("h-held-out.json");
+    fs::create_dir_all(&in_the_way).unwrap();
+    let error = format!("{:#}", reshard(&wanted("out"), &mut |_| {}).unwrap_err());
+    assert!(error.contains("h-held-out.json"), "{error}");
+    fs::remove_dir(&in_the_way).unwrap();
+    make(&wanted("out"));
+    make(&wanted("whole"));
+    let sums = |out: &str| fs::read_to_string(place.path(out).join("SHA256SUMS")).unwrap();
+    assert_eq!(sums("out"), sums("whole"));
+}
+
+/// A list may be a pipe, which can be read only once.
+#[test]
+fn a_list_of_keys_is_read_once_and_tells_requests_apart() {
+    let place = Place::new();
+    let shards = three(&place, 9);
+    let list = place.path("keys");
+    let wanted = || {
+        let pick = Pick { keys: Some(list.clone()), ..Pick::default() };
+        let layout = Layout { most_samples: Some(1), name: Some("k".into()), ..Layout::default() };
+        Reshard { pick, layout, ..place.copied(&shards, "out") }
+    };
+    let all: Vec<String> = set_of(&shards);
+    fs::write(&list, all[..2].join("\n")).unwrap();
+    fs::create_dir_all(place.path("out").join("k.json")).unwrap();
+    reshard(&wanted(), &mut |_| {}).unwrap_err();
+    fs::write(&list, all[2..4].join("\n")).unwrap();
+    let error = format!("{:#}", reshard(&wanted(), &mut |_| {}).unwrap_err());
+    assert!(error.contains("--force"), "{error}");
+}
+
+/// The keys in shards.
+fn set_of(shards: &[String]) -> Vec<String> {
+    let set = ShardSet::open(shards, false).unwrap();
+    (0..set.len() as u32).map(|number| set.sample(number).key.to_owned()).collect()
 }
 
 #[test]
