@@ -48,6 +48,9 @@ pub struct Order {
 pub struct Account {
     pub kind: String,
     pub classes: usize,
+    /// What is to be known of their numbers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remark: Option<String>,
     pub shards: u64,
     /// Shards that an earlier call had finished.
     pub shards_kept: usize,
@@ -131,6 +134,7 @@ pub fn import(order: &Order, tell: &mut dyn FnMut(Step)) -> Result<Account> {
     Ok(Account {
         kind: kind.to_string(),
         classes: line.import.classes.len(),
+        remark: line.import.remark.clone(),
         shards,
         shards_kept: kept,
         samples_in: settled,

@@ -146,8 +146,10 @@ fn table(account: &Account) -> String {
     let Account { kind, classes, shards, shards_kept, seconds, samples_per_second, megabytes_per_second, .. } = account;
     let (read, written) = (count(account.samples_in), count(account.samples_out));
     let kept = if *shards_kept > 0 { format!(", {shards_kept} of them from before") } else { String::new() };
+    let remark = account.remark.as_ref().map(|remark| format!("{remark}\n")).unwrap_or_default();
     format!(
         "{kind}: {read} samples, {classes} classes\n\
+         {remark}\
          {written} written, {} in {shards} shards{kept}\n\
          {dropped} left out\n\
          {passed} passed over\n\

@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use super::classes::Classes;
 use super::item::{Archive, Item, Place, is_image_name};
-use super::truth::Truth;
-use super::{ImportError, NO_IMAGE, OTHER_CLASS, Part, PassedOver};
+use super::truth::{Truth, is_id, known_or_sorted};
+use super::{ImportError, NO_IMAGE, OTHER_CLASS, OTHER_TAR, Part, PassedOver};
 use crate::shard::index::Stamp;
 use crate::shard::tar::{Entry, TarError, Walk};
 
@@ -18,6 +18,8 @@ use crate::shard::tar::{Entry, TarError, Walk};
 #[derive(Debug)]
 pub struct ClassTars {
     classes: Classes,
+    /// Classes that have a tar, in all parts.
+    there: usize,
     tars: Vec<ClassTar>,
     /// The tar that is walked.
     current: usize,
@@ -68,16 +70,33 @@ impl Cursor {
 }
 
 impl ClassTars {
+    /// Class tars have the name of a WordNet id, or one of those that are given; other tars are passed over.
+    ///
     /// # Errors
-    /// When the outer tar is damaged, or holds no tar or one twice.
-    pub fn open(source: &Path, given: Option<Classes>, part: Part) -> Result<Self, ImportError> {
-        let found = if source.is_dir() { tars_in_folder(source)? } else { tars_in_tar(source)? };
+    /// When the outer tar is damaged, or holds no class tar or one twice.
+    pub fn open(
+        source: &Path,
+        given: Option<Classes>,
+        part: Part,
+        passed_over: &mut PassedOver,
+    ) -> Result<Self, ImportError> {
+        let is_class = |name: &str| given.as_ref().map_or_else(|| is_id(name), |given| given.number(name).is_some());
+        let (found, others) =
+            if source.is_dir() { tars_in_folder(source, is_class)? } else { tars_in_tar(source, is_class)? };
         if found.is_empty() {
-            let what = "holds no class tars such as n01440764.tar, so it is not ImageNet's training archive";
+            let what = match given {
+                Some(_) => "holds no tar of a class that --classes names",
+                None => "holds no class tars such as n01440764.tar, so it is not ImageNet's training archive",
+            };
             return Err(ImportError::source(source, what));
         }
-        let classes = given.unwrap_or_else(|| Classes::sorted(found.keys().cloned()));
-        let mut tars = Vec::with_capacity(found.len());
+        // What is passed over is everybody's, and only the first part tells of it.
+        if others > 0 && part.number == 0 {
+            *passed_over.entry(OTHER_TAR).or_default() += others;
+        }
+        let classes = given.unwrap_or_else(|| known_or_sorted(found.keys().map(String::as_str)));
+        let there = found.len();
+        let mut tars = Vec::with_capacity(there);
         for (place, (name, (archive, inside, range))) in found.into_iter().enumerate() {
             let Some(label) = classes.number(&name) else {
                 continue;
@@ -86,10 +105,14 @@ impl ClassTars {
                 tars.push(ClassTar { archive, inside, label, cursor: Cursor::new(range) });
             }
         }
-        if tars.is_empty() && part == Part::WHOLE {
-            return Err(ImportError::source(source, "holds no class that --classes names"));
-        }
-        Ok(Self { classes, tars, current: 0 })
+        Ok(Self { classes, there, tars, current: 0 })
+    }
+
+    /// What is to be said of classes that have a number and no tar.
+    pub fn remark(&self) -> Option<String> {
+        let (there, all) = (self.there, self.classes.names.len());
+        (there < all)
+            .then(|| format!("tars of {there} of {all} classes are here, which keep their numbers among all {all}"))
     }
 
     pub fn class_names(&self) -> Vec<String> {
@@ -193,37 +216,46 @@ pub fn stamp_of(path: &Path) -> String {
 
 type Found = BTreeMap<String, (Arc<Archive>, Option<String>, Range<u64>)>;
 
-fn tars_in_tar(source: &Path) -> Result<Found, ImportError> {
+/// Class tars, and how many others there are.
+fn tars_in_tar(source: &Path, is_class: impl Fn(&str) -> bool) -> Result<(Found, u64), ImportError> {
     let archive = Archive::new(source, 0, &Arc::default());
     let opened = archive.open().map_err(ImportError::io(source))?;
     let mut walk = Walk::new(&opened.file, size_of(source)?);
-    let mut found = Found::new();
+    let (mut found, mut others) = (Found::new(), 0);
     while let Some(entry) = walk.next_entry().map_err(|source| archive.damaged(source))? {
-        let Some(class) = class_of(Path::new(&entry.name)) else {
+        let Some(class) = stem_of_tar(Path::new(&entry.name)) else {
             continue;
         };
+        if !is_class(&class) {
+            others += 1;
+            continue;
+        }
         let range = entry.offset..entry.offset + entry.length;
         if found.insert(class.clone(), (Arc::clone(&archive), Some(entry.name), range)).is_some() {
             return Err(ImportError::source(source, format!("holds the class tar `{class}` twice")));
         }
     }
-    Ok(found)
+    Ok((found, others))
 }
 
-fn tars_in_folder(source: &Path) -> Result<Found, ImportError> {
-    let (mut found, files) = (Found::new(), Arc::default());
+fn tars_in_folder(source: &Path, is_class: impl Fn(&str) -> bool) -> Result<(Found, u64), ImportError> {
+    let (mut found, mut others, files) = (Found::new(), 0, Arc::default());
     for entry in fs::read_dir(source).map_err(ImportError::io(source))? {
         let path = entry.map_err(ImportError::io(source))?.path();
-        if let Some(class) = class_of(&path) {
-            let size = size_of(&path)?;
-            found.insert(class, (Archive::new(&path, found.len(), &files), None, 0..size));
+        match stem_of_tar(&path) {
+            Some(class) if is_class(&class) => {
+                let size = size_of(&path)?;
+                found.insert(class, (Archive::new(&path, found.len(), &files), None, 0..size));
+            }
+            Some(_) => others += 1,
+            None => {}
         }
     }
-    Ok(found)
+    Ok((found, others))
 }
 
-/// The name of a class tar without its ending.
-fn class_of(path: &Path) -> Option<String> {
+/// The name of a tar without its ending.
+fn stem_of_tar(path: &Path) -> Option<String> {
     let is_tar = path.extension() == Some(OsStr::new("tar"));
     path.file_stem().filter(|_| is_tar)?.to_str().map(str::to_owned)
 }

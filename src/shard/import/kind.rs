@@ -6,6 +6,7 @@ use std::path::Path;
 use std::str::FromStr;
 
 use super::item::is_image_name;
+use super::truth::is_id;
 use super::{ImportError, tree};
 use crate::shard::tar::Walk;
 
@@ -95,9 +96,9 @@ fn of_folder(source: &Path, has_ground_truth: bool) -> Result<Kind, ImportError>
         } else if is_image_name(&name) {
             images.push(name);
         } else if let Some(stem) = name.strip_suffix(".tar") {
-            tars += 1;
-            class_tars +=
-                usize::from(stem.strip_prefix('n').is_some_and(|id| id.bytes().all(|byte| byte.is_ascii_digit())));
+            // ImageNet's other archives may lie beside its class tars.
+            tars += usize::from(!stem.starts_with("ILSVRC2012_"));
+            class_tars += usize::from(is_id(stem));
         } else if name.ends_with(".parquet") {
             parquets += 1;
         }

@@ -110,6 +110,8 @@ pub struct Import {
     pub classes: Vec<String>,
     /// Bytes of the images, about; of tars with all that is around them.
     pub bytes: u64,
+    /// What people are to know of the numbers of the classes.
+    pub remark: Option<String>,
     items: Items,
     passed_over: PassedOver,
 }
@@ -119,6 +121,8 @@ pub type PassedOver = BTreeMap<&'static str, u64>;
 
 /// A file whose name is not an image's.
 const NO_IMAGE: &str = "no_image_by_name";
+/// A tar whose name is that of no class.
+const OTHER_TAR: &str = "other_tar";
 /// A class that `--classes` does not name.
 const OTHER_CLASS: &str = "other_class";
 
@@ -166,10 +170,11 @@ impl Import {
         };
         refuse_what_is_not_used(wanted, kind)?;
         let given = wanted.classes.as_deref().map(Classes::read).transpose()?;
-        let mut passed_over = PassedOver::new();
+        let (mut passed_over, mut remark) = (PassedOver::new(), None);
         let (items, classes) = match kind {
             Kind::ImagenetTrain => {
-                let tars = ClassTars::open(source, given, wanted.part_of_walk())?;
+                let tars = ClassTars::open(source, given, wanted.part_of_walk(), &mut passed_over)?;
+                remark = tars.remark();
                 let names = tars.class_names();
                 (Items::ClassTars(tars), names)
             }
@@ -180,7 +185,7 @@ impl Import {
             Kind::Parquet => rows(wanted, given)?,
         };
         let bytes = items.bytes();
-        let import = Self { kind, classes, bytes, items, passed_over };
+        let import = Self { kind, classes, bytes, remark, items, passed_over };
         if wanted.shuffle.is_some() { import.shuffled(wanted) } else { Ok(import) }
     }
 

@@ -124,7 +124,7 @@ fn kit_order() -> Vec<String> {
 }
 
 /// ImageNet's numbers where all ids are ImageNet's, so that a part of the pictures keeps them.
-fn known_or_sorted<'a>(ids: impl Iterator<Item = &'a str> + Clone) -> Classes {
+pub(super) fn known_or_sorted<'a>(ids: impl Iterator<Item = &'a str> + Clone) -> Classes {
     let all = Classes::sorted(kit_order());
     let is_known = ids.clone().all(|id| all.number(id).is_some());
     if is_known { all } else { Classes::sorted(ids.map(str::to_owned)) }
@@ -135,7 +135,7 @@ fn is_number(text: &str) -> bool {
 }
 
 /// A WordNet id is an `n` and digits.
-fn is_id(word: &str) -> bool {
+pub(super) fn is_id(word: &str) -> bool {
     word.strip_prefix('n').is_some_and(is_number)
 }
 

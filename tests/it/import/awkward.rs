@@ -65,6 +65,8 @@ fn damaged_archives_say_where() {
     refused(&place, "outer.tar", &[], &["outer.tar: damaged archive", "ends inside a member: `n02.tar`"]);
     place.write("twice.tar", tar_of(&[("n01.tar", &class), ("d/n01.tar", &class)]));
     refused(&place, "twice.tar", &[], &["class tar `n01` twice"]);
+    place.write("others.tar", tar_of(&[("fish.tar", &class)]));
+    refused(&place, "others.tar", &[], &["holds no class tars such as n01440764.tar"]);
     place.write("packed.tar", b"\x1f\x8b and so on");
     refused(&place, "packed.tar", &[], &["gzip", "unpack it first"]);
 }

@@ -20,6 +20,7 @@ fn class_tars() -> [(&'static str, Vec<u8>); 3] {
 }
 
 fn expected_of_class_tars() -> Vec<Sample> {
+    // ImageNet's numbers, as of all 1,000 classes.
     let sample = |key: &str, label: u32, extension: &str, name: &str| Sample {
         key: key.into(),
         label: Some(label),
@@ -28,14 +29,14 @@ fn expected_of_class_tars() -> Vec<Sample> {
     };
     vec![
         sample("n01440764_10026", 0, "jpg", "baseline_420.jpg"),
-        sample("n01739381_1309", 1, "jpg", "cmyk.jpg"),
-        sample("n02105855_2933", 2, "png", "really_png_named.jpg"),
-        sample("n02105855_1", 2, "jpg", "baseline_420.jpg"),
+        sample("n01739381_1309", 59, "jpg", "cmyk.jpg"),
+        sample("n02105855_2933", 230, "png", "really_png_named.jpg"),
+        sample("n02105855_1", 230, "jpg", "baseline_420.jpg"),
     ]
 }
 
 #[test]
-fn the_training_archive_numbers_its_classes_by_their_sorted_names() {
+fn class_tars_have_imagenets_numbers_though_some_are_missing() {
     let place = Place::new();
     let tars = class_tars();
     let files: Vec<(&str, &[u8])> = tars.iter().map(|(name, data)| (*name, data.as_slice())).collect();
@@ -46,7 +47,9 @@ fn the_training_archive_numbers_its_classes_by_their_sorted_names() {
     assert_eq!(account["passed_over"], json!({ "no_image_by_name": 1 }));
     assert_eq!(place.samples("out"), expected_of_class_tars());
     let names = fs::read_to_string(place.path("out/train-classes.txt")).unwrap();
-    assert_eq!(names, "n01440764\nn01739381\nn02105855\n");
+    let place_of = |id: &str| names.lines().position(|name| name == id);
+    assert_eq!((names.lines().count(), place_of("n01739381"), place_of("n02105855")), (1000, Some(59), Some(230)));
+    assert!(account["remark"].as_str().unwrap().starts_with("tars of 3 of 1000 classes"), "{account}");
     let dropped = fs::read_to_string(place.path("out/train.dropped.jsonl")).unwrap();
     assert!(dropped.contains("n01440764_10027") && dropped.lines().count() == 1, "{dropped}");
 
@@ -60,6 +63,27 @@ fn the_training_archive_numbers_its_classes_by_their_sorted_names() {
     assert_eq!(account["classes"], 2);
     let labels: Vec<_> = place.samples("two").iter().map(|sample| sample.label.unwrap()).collect();
     assert_eq!(labels, [1, 0, 0], "the given order numbers the classes, and there are no others");
+}
+
+#[test]
+fn tars_beside_class_tars_are_no_classes() {
+    let place = Place::new();
+    let picture = image("grey.jpg");
+    place.write("in/n002.tar", tar_of(&[("a.jpg", &picture)]));
+    place.write("in/n001.tar", tar_of(&[("b.jpg", &picture)]));
+    place.write("in/ILSVRC2012_img_val.tar", tar_of(&[("ILSVRC2012_val_00000001.JPEG", &picture)]));
+    let expected = [("b".to_owned(), Some(0)), ("a".to_owned(), Some(1))];
+    for (out, more) in [("told", &[][..]), ("said", &["--kind", "imagenet-train"])] {
+        let account = place.import("in", out, more);
+        assert_eq!(account["passed_over"], json!({ "other_tar": 1 }));
+        assert_eq!(place.labels(out), expected);
+        assert_eq!(account["remark"], json!(null), "classes of nobody's numbers");
+    }
+    place.write("in/fish.tar", tar_of(&[("c.jpg", &picture)]));
+    let names = place.write("names.txt", "n002\nfish\n");
+    let account = place.import("in", "named", &["--kind", "imagenet-train", "--classes", at(&names)]);
+    assert_eq!(account["passed_over"], json!({ "other_tar": 2 }));
+    assert_eq!(place.labels("named"), [("c".to_owned(), Some(1)), ("a".to_owned(), Some(0))]);
 }
 
 /// The first ten lines of the kit's ground truth, and the labels that everybody else gives these pictures.
