@@ -1,6 +1,6 @@
 //! A list of paths and labels, CSV or JSON lines → samples in its order.
 //!
-//! Labels that are all numbers are class numbers; otherwise they are names, numbered in their sorted order.
+//! Labels that are all numbers are class numbers; those of which none is one are names, numbered in their sorted order.
 
 use std::fs;
 use std::path::{Component, Path, PathBuf};
@@ -9,13 +9,28 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::classes::{Classes, read_text};
-use super::item::Item;
+use super::item::{Item, is_image_name};
 use super::{ImportError, OTHER_CLASS, PassedOver, csv};
 
-/// Names of the column or member that holds the path, in lower case.
-const PATHS: [&str; 7] = ["path", "file_name", "filename", "file", "image", "image_path", "filepath"];
+/// Names of the column or member that holds the path, in lower case; the first that is there holds it.
+const PATHS: [&str; 13] = [
+    "path",
+    "file_name",
+    "filename",
+    "filepath",
+    "file_path",
+    "file",
+    "image_path",
+    "img_path",
+    "image_name",
+    "image",
+    "img",
+    "image_file",
+    "image_id",
+];
 /// The same for the label.
-const LABELS: [&str; 7] = ["label", "class", "cls", "target", "class_id", "category", "labels"];
+const LABELS: [&str; 9] =
+    ["label", "labels", "class", "cls", "target", "class_id", "class_name", "category", "label_id"];
 
 /// A line: its number, the path, and the label as it is written.
 struct Row {
@@ -41,9 +56,8 @@ pub fn read(
         _ => csv_rows(source, &text, b',')?,
     };
     refuse_missing_labels(source, &rows)?;
-    let are_numbers = rows.iter().all(|row| row.label.as_ref().is_none_or(|label| label.parse::<u32>().is_ok()));
     let classes = match given {
-        None if are_numbers => None,
+        None if are_numbers(source, &rows)? => None,
         None => Some(Classes::sorted(rows.iter().filter_map(|row| row.label.clone()))),
         given => given,
     };
@@ -75,6 +89,25 @@ fn item(source: &Path, root: &Arc<Path>, row: &Row, label: Option<u32>) -> Resul
     Ok(Item::file(root, &path, label, metadata.map(|metadata| metadata.len())))
 }
 
+/// Whether labels are class numbers; where some are and some are not, neither reading would be right.
+fn are_numbers(source: &Path, rows: &[Row]) -> Result<bool, ImportError> {
+    let labels = || rows.iter().filter_map(|row| Some((row.line, row.label.as_deref()?)));
+    let is_class_number = |label: &str| label.parse::<u32>().is_ok();
+    let first_number = labels().find(|(_, label)| is_class_number(label));
+    for (line, label) in labels().filter(|(_, label)| !is_class_number(label)) {
+        // Also what is too large for a class number, and `nan`.
+        if label.parse::<f64>().is_ok() {
+            let what = format!("the label `{label}` is neither a name nor a class number such as 0 or 17");
+            return Err(ImportError::line(source, line, what));
+        }
+        if let Some((number_line, number)) = first_number {
+            let what = format!("the label `{label}` is a name, and line {number_line} has the class number {number}");
+            return Err(ImportError::line(source, line, what));
+        }
+    }
+    Ok(first_number.is_some() || rows.iter().all(|row| row.label.is_none()))
+}
+
 fn refuse_missing_labels(source: &Path, rows: &[Row]) -> Result<(), ImportError> {
     let with = rows.iter().find(|row| row.label.is_some());
     let without = rows.iter().find(|row| row.label.is_none());
@@ -88,17 +121,23 @@ fn refuse_missing_labels(source: &Path, rows: &[Row]) -> Result<(), ImportError>
 }
 
 /// The columns are those that the first row names; where it names none, the first holds paths and the second labels.
+/// A row with the name of a picture names no columns, even if its class is `image`.
 fn csv_rows(source: &Path, text: &str, comma: u8) -> Result<Vec<Row>, ImportError> {
     let mut columns = None;
     let mut rows = Vec::new();
     for row in csv::rows(source, text, comma) {
         let (line, fields) = row?;
         let Some((path, label)) = columns else {
-            let named =
-                |names: &[&str]| fields.iter().position(|field| names.contains(&field.trim().to_lowercase().as_str()));
-            match named(&PATHS) {
-                Some(path) => columns = Some((path, named(&LABELS))),
-                None => {
+            let names: Vec<String> = fields.iter().map(|field| field.trim().to_lowercase()).collect();
+            let named = |known: &[&str]| known.iter().find_map(|known| names.iter().position(|name| name == known));
+            let is_sample = fields.iter().any(|field| is_image_name(field.trim()));
+            match (named(&PATHS), named(&LABELS)) {
+                (Some(path), label) if !is_sample => columns = Some((path, label)),
+                (None, Some(_)) if !is_sample => {
+                    let what = format!("names columns, none of them for paths: name one {}", PATHS.join(", "));
+                    return Err(ImportError::line(source, line, what));
+                }
+                _ => {
                     columns = Some((0, (fields.len() > 1).then_some(1)));
                     rows.push(csv_row(source, line, &fields, 0, (fields.len() > 1).then_some(1))?);
                 }

@@ -111,6 +111,10 @@ fn lists_are_judged_line_by_line() {
     check("broken.jsonl", "{\"path\": \"a.jpg\"}\n{\"path\": \n", &["broken.jsonl: line 2", "JSON"]);
     check("other.jsonl", "{\"text\": \"a.jpg\"}\n", &["other.jsonl: line 1", "no path"]);
     check("half.jsonl", "{\"path\": \"a.jpg\", \"label\": 1.5}\n", &["half.jsonl: line 1", "1.5"]);
+    check("minus.csv", "a.jpg,0\nb.jpg,-1\n", &["minus.csv: line 2", "`-1` is neither a name nor a class number"]);
+    check("floats.csv", "path,label\na.jpg,0.0\nb.jpg,1.0\n", &["floats.csv: line 2", "`0.0`"]);
+    check("mixed.csv", "a.jpg,cat\nb.jpg,7\n", &["mixed.csv: line 1", "`cat` is a name", "line 2", "number 7"]);
+    check("lost.csv", "picture,label\na.jpg,1\n", &["lost.csv: line 1", "none of them for paths", "file_name"]);
     place.write("latin.csv", b"caf\xe9.jpg,1\n");
     refused(&place, "latin.csv", &[], &["latin.csv", "UTF-8"]);
 }

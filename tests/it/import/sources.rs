@@ -201,6 +201,9 @@ fn lists_name_columns_or_not_and_labels_by_number_or_name() {
     );
     check("names.csv", "d.jpg,zebra\na.jpg,ant\n", &[("d", Some(1)), ("a", Some(0))]);
     check("bare.csv", "a.jpg\nd.jpg\n", &[("a", None), ("d", None)]);
+    check("kaggle.csv", "image_id,target\na.jpg,7\n\"in/b, c.jpg\",0\n", &both);
+    check("coco.csv", "image_id,file_name,label\n31,a.jpg,7\n30,\"in/b, c.jpg\",0\n", &both);
+    check("classes.csv", "a.jpg,image\nd.jpg,label\n", &[("a", Some(0)), ("d", Some(1))]);
     place.write("lost.csv", "a.jpg,1\ngone.jpg,1\na.jpg,1\n");
     let account = place.import("lost.csv", "lost", &[]);
     assert_eq!(account["dropped"], json!({ "duplicate_key": 1, "unreadable": 1 }));
