@@ -22,6 +22,8 @@ use super::{ImportError, OTHER_CLASS, Part, PassedOver};
 
 const IMAGE: &str = "image.bytes";
 const LABEL: &str = "label";
+/// What Hugging Face writes where a row has no label, as in test splits.
+const NO_LABEL: i64 = -1;
 
 /// The rows of one file or more, in order.
 pub struct Rows {
@@ -119,6 +121,7 @@ impl Rows {
             };
             let path = Arc::clone(&group.path);
             let (image, label) = guarded(&path, || group.next())?;
+            let label = label.filter(|label| *label != NO_LABEL);
             let (row, label) = (group.row - 1, label.map(|label| self.label(&path, label)).transpose()?);
             if label == Some(None) {
                 *passed_over.entry(OTHER_CLASS).or_default() += 1;
