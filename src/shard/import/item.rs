@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::ImportError;
 use crate::shard::files::{OpenFiles, Opened};
+use crate::shard::index::Stamp;
 use crate::shard::set::MOST_IMAGE_BYTES;
 use crate::shard::table::IMAGE_ENDINGS;
 
@@ -19,11 +20,11 @@ pub struct Item {
 }
 
 pub(super) enum Place {
-    /// `length` is unknown where there is no file.
+    /// `stamp` is unknown where there is no file.
     File {
         root: Arc<Path>,
         path: Box<Path>,
-        length: Option<u64>,
+        stamp: Option<Stamp>,
     },
     Member {
         archive: Arc<Archive>,
@@ -70,8 +71,8 @@ impl Archive {
 
 impl Item {
     /// A file at `root`/`path`.
-    pub(super) fn file(root: &Arc<Path>, path: &Path, label: Option<u32>, length: Option<u64>) -> Self {
-        Self { label, place: Place::File { root: Arc::clone(root), path: path.into(), length } }
+    pub(super) fn file(root: &Arc<Path>, path: &Path, label: Option<u32>, stamp: Option<Stamp>) -> Self {
+        Self { label, place: Place::File { root: Arc::clone(root), path: path.into(), stamp } }
     }
 
     /// The name in the shard: the path inside the source without its ending. A dot would end a key, so it becomes `_`.
@@ -101,13 +102,17 @@ impl Item {
 
     /// What a change of the source changes.
     pub(super) fn line(&self) -> String {
-        format!("{} {:?} {}\n", self.name(), self.label, self.bytes())
+        let stamp = match &self.place {
+            Place::File { stamp, .. } => *stamp,
+            _ => None,
+        };
+        format!("{} {:?} {} {stamp:?}\n", self.name(), self.label, self.bytes())
     }
 
     /// Bytes of the image, as far as they are known.
     pub fn bytes(&self) -> u64 {
         match &self.place {
-            Place::File { length, .. } => length.unwrap_or(0),
+            Place::File { stamp, .. } => stamp.map_or(0, |stamp| stamp.size),
             Place::Member { length, .. } => *length,
             #[cfg(feature = "parquet")]
             Place::Row { bytes, .. } => bytes.len() as u64,
@@ -115,16 +120,20 @@ impl Item {
     }
 
     /// # Errors
-    /// [`Unread::Sample`] where a file is gone or cannot be read, [`Unread::Source`] where a tar cannot.
+    /// [`Unread::Sample`] where a file is gone, has another length than before or cannot be read, [`Unread::Source`] where a tar cannot.
     pub fn read(&self) -> Result<Vec<u8>, Unread> {
         if self.bytes() > MOST_IMAGE_BYTES {
             return Err(Unread::Sample { reason: "too_large", detail: format!("{} bytes", self.bytes()) });
         }
         match &self.place {
-            Place::File { root, path, length } => {
-                let read = length.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound));
-                let read = read.and_then(|length| read_file(&root.join(path), length));
-                read.map_err(|cause| Unread::Sample { reason: "unreadable", detail: cause.to_string() })
+            Place::File { root, path, stamp } => {
+                let listed = stamp.ok_or_else(|| unreadable(&io::ErrorKind::NotFound.into()))?.size;
+                let bytes = read_file(&root.join(path), listed).map_err(|cause| unreadable(&cause))?;
+                if bytes.len() as u64 == listed {
+                    return Ok(bytes);
+                }
+                let detail = format!("has no longer the {listed} bytes with which it was found");
+                Err(Unread::Sample { reason: "changed", detail })
             }
             Place::Member { archive, offset, length, .. } => {
                 let mut bytes = vec![0; *length as usize];
@@ -143,9 +152,14 @@ impl Item {
     }
 }
 
+fn unreadable(cause: &io::Error) -> Unread {
+    Unread::Sample { reason: "unreadable", detail: cause.to_string() }
+}
+
+/// No more than a byte above `length`, which tells that the file grew.
 fn read_file(path: &Path, length: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(length as usize + 1);
-    File::open(path)?.take(MOST_IMAGE_BYTES).read_to_end(&mut bytes)?;
+    File::open(path)?.take(length + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 

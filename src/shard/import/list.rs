@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::classes::{Classes, read_text};
 use super::item::{Item, is_image_name};
 use super::{ImportError, OTHER_CLASS, PassedOver, csv};
+use crate::shard::index::Stamp;
 
 /// Names of the column or member that holds the path, in lower case; the first that is there holds it.
 const PATHS: [&str; 13] = [
@@ -86,7 +87,7 @@ fn item(source: &Path, root: &Arc<Path>, row: &Row, label: Option<u32>) -> Resul
         return Err(ImportError::line(source, row.line, format!("`{}` names no file", row.path)));
     }
     let metadata = fs::metadata(root.join(&path)).ok().filter(fs::Metadata::is_file);
-    Ok(Item::file(root, &path, label, metadata.map(|metadata| metadata.len())))
+    Ok(Item::file(root, &path, label, metadata.as_ref().map(Stamp::of)))
 }
 
 /// Whether labels are class numbers; where some are and some are not, neither reading would be right.

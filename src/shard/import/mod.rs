@@ -1,7 +1,7 @@
 //! What people have on disk → samples, one after the other: key, class number, and where the bytes lie.
 //!
 //! Nothing is unpacked: a member of a tar inside a tar is read in its place. Lists and folders are listed at once, about
-//! 100 bytes a sample; tars are walked as they are read, and listed only to be shuffled.
+//! 150 bytes a sample; tars are walked as they are read, and listed only to be shuffled.
 
 mod archive;
 mod classes;
@@ -204,7 +204,7 @@ impl Import {
         self.items.next(&mut self.passed_over)
     }
 
-    /// A text that differs where other samples, labels or an other order would come.
+    /// A text that differs where other samples, labels or another order would come, or another build would make them.
     pub fn fingerprint(&self, wanted: &Wanted) -> String {
         let Wanted { shuffle, part: Part { number, of }, .. } = wanted;
         let mut sum = Sha256::new();
@@ -218,7 +218,10 @@ impl Import {
             #[cfg(feature = "parquet")]
             Items::Rows(rows) => rows.lines().for_each(|line| sum.update(line)),
         }
-        format!("import {} {shuffle:?} {number}/{of} {}", self.kind, hex(&sum.finalize()))
+        let root = wanted.source.canonicalize().unwrap_or_else(|_| wanted.source.clone());
+        sum.update(format!("{root:?}"));
+        let (kind, version) = (self.kind, env!("CARGO_PKG_VERSION"));
+        format!("import {version} {kind} {shuffle:?} {number}/{of} {}", hex(&sum.finalize()))
     }
 
     /// What was passed over up to now.

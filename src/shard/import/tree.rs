@@ -12,12 +12,13 @@ use std::sync::Arc;
 use super::classes::Classes;
 use super::item::{Item, is_image_name, text};
 use super::{ImportError, NO_IMAGE, OTHER_CLASS, PassedOver};
+use crate::shard::index::Stamp;
 
 /// A file or folder; what a link leads to.
 pub struct Entry {
     pub name: OsString,
     pub is_folder: bool,
-    length: u64,
+    stamp: Stamp,
     place: (u64, u64),
 }
 
@@ -34,7 +35,7 @@ pub fn entries(folder: &Path) -> Result<Vec<Entry>, ImportError> {
         };
         if metadata.is_dir() || metadata.is_file() {
             let place = (metadata.dev(), metadata.ino());
-            found.push(Entry { name, is_folder: metadata.is_dir(), length: metadata.len(), place });
+            found.push(Entry { name, is_folder: metadata.is_dir(), stamp: Stamp::of(&metadata), place });
         }
     }
     found.sort_unstable_by(|one, other| one.name.cmp(&other.name));
@@ -108,7 +109,7 @@ impl Tree {
             if entry.is_folder {
                 self.visit(&path, label, entry.place)?;
             } else if is_image_name(&text(Path::new(&entry.name))) {
-                self.items.push(Item::file(&self.root, &path, label, Some(entry.length)));
+                self.items.push(Item::file(&self.root, &path, label, Some(entry.stamp)));
             } else {
                 self.others += 1;
             }

@@ -95,6 +95,28 @@ fn an_archive_that_shrinks_while_it_is_read_stops_the_import() {
 }
 
 #[test]
+fn a_file_of_another_length_than_it_was_found_with_is_no_sample() {
+    let place = Place::new();
+    place.write("tree/a.jpg", image("grey.jpg"));
+    let wanted = Wanted {
+        source: place.path("tree"),
+        kind: None,
+        ground_truth: None,
+        synsets: None,
+        classes: None,
+        shuffle: None,
+        part: Part::WHOLE,
+    };
+    for length in [10, 100_000] {
+        let mut import = Import::open(&wanted).unwrap();
+        let found = import.next_item().unwrap().unwrap();
+        File::options().write(true).open(place.path("tree/a.jpg")).unwrap().set_len(length).unwrap();
+        let Err(Unread::Sample { reason, .. }) = found.read() else { panic!("{found:?} was read") };
+        assert_eq!(reason, "changed");
+    }
+}
+
+#[test]
 fn lists_are_judged_line_by_line() {
     let place = Place::new();
     place.write("a.jpg", image("grey.jpg"));
