@@ -4,7 +4,7 @@
 //! A sample is looked at as far as its header: what is no image is left out and listed. Whether all of it decodes is for
 //! `run/verify.rs` to tell.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
@@ -13,20 +13,19 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 
 use super::belt::Belt;
 use crate::checkpoint::write_whole;
 use crate::pipeline::decode::header;
 use crate::shard::Cache;
-use crate::shard::import::{Import, ImportError, Item, Kind, Part, Unread, Wanted};
+use crate::shard::import::{Import, ImportError, Item, Keys, Kind, Part, Unread, Wanted};
 use crate::shard::write::{Dropped, SetAccount, SetSpec, SetWriter, Split, Written, free_bytes};
 
 /// Samples read and waiting to be written: enough to go on reading while a shard is brought to the disk.
 const MOST_WAITING_BYTES: u64 = 256 << 20;
 /// Two headers, the label and, on average, half a block of padding.
 const AROUND_BYTES: u64 = 3 * 512 + 256;
-/// Why a sample is left out whose key another has.
+/// Why a sample is left out that came before.
 const DUPLICATE: &str = "duplicate_key";
 
 /// What is to be made of what.
@@ -92,8 +91,7 @@ enum Outcome {
 /// The samples, which workers take one after the other.
 struct Line {
     import: Import,
-    /// Keys so far, as the first half of their SHA-256: two of a set of a billion are alike by chance once in 10^20 sets.
-    keys: HashSet<[u8; 16]>,
+    keys: Keys,
     /// Samples that an earlier call has settled.
     skip: u64,
     ended: bool,
@@ -120,7 +118,7 @@ pub fn import(order: &Order, tell: &mut dyn FnMut(Step)) -> Result<Account> {
     tell(Step::Began { kind, bytes: import.bytes, classes: import.classes.len(), kept });
     write_classes(order, &import.classes)?;
 
-    let line = Mutex::new(Line { import, keys: HashSet::new(), skip: before, ended: false });
+    let line = Mutex::new(Line { import, keys: Keys::default(), skip: before, ended: false });
     let taken = take_all(order, &line, &mut writer, tell)?;
     let line = line.into_inner().unwrap_or_else(PoisonError::into_inner);
     let SetAccount { samples, settled, .. } = *writer.account();
@@ -215,16 +213,14 @@ fn write_all(
 }
 
 impl Line {
-    /// The next sample that is not settled yet, and its key where no sample before it had the same.
+    /// The next sample that is not settled yet, its key, and whether it is the first time that it comes.
     fn next(&mut self) -> Option<Result<(Item, String, bool), ImportError>> {
         loop {
             let item = match self.import.next_item()? {
                 Ok(item) => item,
                 Err(error) => return Some(Err(error)),
             };
-            let key = item.key();
-            let digest = Sha256::digest(&key);
-            let is_new = digest.first_chunk().is_none_or(|half| self.keys.insert(*half));
+            let (key, is_new) = self.keys.of(&item);
             match self.skip.checked_sub(1) {
                 Some(left) => self.skip = left,
                 None => return Some(Ok((item, key, is_new))),
@@ -254,7 +250,7 @@ fn work(belt: &Belt<Result<Outcome, ImportError>>, line: &Mutex<Line>) {
         let outcome = if is_new {
             look_at(&item, key)
         } else {
-            Ok(dropped(&item, key, DUPLICATE, "an earlier sample has this key".into()))
+            Ok(dropped(&item, key, DUPLICATE, "the same file or member came before".into()))
         };
         let bytes = match &outcome {
             Ok(Outcome::Taken { bytes, .. }) => bytes.len() as u64,

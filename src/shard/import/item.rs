@@ -90,6 +90,22 @@ impl Item {
         }
     }
 
+    /// Differs between two samples, though their keys may be alike.
+    pub(super) fn identity(&self) -> String {
+        match &self.place {
+            // `./a.jpg` is `a.jpg`.
+            Place::File { root, path, .. } => text(&root.join(path).components().collect::<PathBuf>()),
+            // Tars of other classes may hold the same names.
+            _ => format!("{} {:?}", self.origin(), self.label),
+        }
+    }
+
+    /// The ending of an image's name, without the dot.
+    pub(super) fn ending(&self) -> Option<String> {
+        let name = self.name();
+        name.rsplit_once('.').filter(|_| is_image_name(&name)).map(|(_, ending)| ending.to_owned())
+    }
+
     /// Where the bytes come from, for people.
     pub fn origin(&self) -> String {
         match &self.place {

@@ -7,6 +7,7 @@ mod archive;
 mod classes;
 mod csv;
 mod item;
+mod keys;
 mod kind;
 mod list;
 #[cfg(feature = "parquet")]
@@ -21,6 +22,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 pub use self::item::{Item, Unread};
+pub use self::keys::Keys;
 pub use self::kind::Kind;
 
 use self::archive::{ClassTars, Pictures};

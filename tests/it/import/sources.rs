@@ -210,6 +210,28 @@ fn lists_name_columns_or_not_and_labels_by_number_or_name() {
 }
 
 #[test]
+fn samples_of_like_names_get_different_keys() {
+    let place = Place::new();
+    let picture = image("grey.jpg");
+    // The first of the two keeps the key though it is no picture.
+    place.write("tree/a/1.jpg", b"no picture");
+    for name in ["a/1.png", "a/1_png.jpg", "a/2.x.jpg", "a/2_x.jpg", "a/2_x.png", "a/2.x.png"] {
+        place.write(&format!("tree/{name}"), &picture);
+    }
+    let account = place.import("tree", "out", &[]);
+    assert_eq!(account["dropped"], json!({ "unknown_format": 1 }));
+    let keys = ["a/1_png", "a/1_png_jpg", "a/2_x", "a/2_x_png", "a/2_x_jpg", "a/2_x_png_2"];
+    assert_eq!(place.labels("out"), keys.map(|key| (key.to_owned(), Some(0))));
+    // Class tars whose pictures are numbered anew in each; a name twice in one tar is one sample.
+    let class = tar_of(&[("1.jpg", &picture), ("1.jpg", &picture)]);
+    place.write("train.tar", tar_of(&[("n001.tar", &class), ("n002.tar", &class), ("n003.tar", &class)]));
+    let account = place.import("train.tar", "tars", &[]);
+    assert_eq!(account["dropped"], json!({ "duplicate_key": 3 }));
+    let expected = [("1", 0), ("1_jpg", 1), ("1_jpg_2", 2)].map(|(key, label)| (key.to_owned(), Some(label)));
+    assert_eq!(place.labels("tars"), expected);
+}
+
+#[test]
 fn a_plain_folder_gives_samples_without_labels() {
     let place = Place::new();
     for name in ["b.jpg", "a.jpg", "c.webp"] {
