@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Instant;
@@ -104,19 +104,21 @@ struct Line {
 /// Shards finished before stay, and the same call goes on behind them.
 pub fn import(order: &Order, tell: &mut dyn FnMut(Step)) -> Result<Account> {
     let start = Instant::now();
+    refuse_inside_source(order)?;
     let import = Import::open(&order.from)?;
     let kind = import.kind;
     let request = import.fingerprint(&order.from);
     let (most_samples, most_bytes) = (order.most_samples, order.most_bytes);
     let split = Split::Numbered { most_samples, most_bytes };
     let (folder, name) = (order.out.clone(), order.name.clone());
+    // Before anything of an older set is touched.
+    let needed = import.bytes + import.samples().unwrap_or(0) * AROUND_BYTES;
+    refuse_without_room(order, needed.saturating_sub(bytes_there(order)))?;
+    let classes = classes_file(order, &import.classes)?;
     let mut writer =
         SetWriter::create(&SetSpec { folder, name, split, request, force: order.force }, &Cache::from_env())?;
-    let (kept, before, account) = (writer.kept(), writer.settled(), writer.account().clone());
-    let needed = import.bytes + import.samples().unwrap_or(0) * AROUND_BYTES;
-    refuse_without_room(order, needed.saturating_sub(account.bytes))?;
+    let (kept, before) = (writer.kept(), writer.settled());
     tell(Step::Began { kind, bytes: import.bytes, classes: import.classes.len(), kept });
-    write_classes(order, &import.classes)?;
 
     let line = Mutex::new(Line { import, keys: Keys::default(), skip: before, ended: false });
     let taken = take_all(order, &line, &mut writer, tell)?;
@@ -126,6 +128,10 @@ pub fn import(order: &Order, tell: &mut dyn FnMut(Step)) -> Result<Account> {
     if samples == 0 && (settled > 0 || order.from.part == Part::WHOLE) {
         let list = writer.dropped_path().display().to_string();
         bail!("{}: no sample could be imported; {list} says why", order.from.source.display());
+    }
+    // A set that is finished has its names, as no call would write them later.
+    if let Some((path, text)) = classes {
+        write_whole(&path, text.as_bytes())?;
     }
     let SetAccount { shards, samples, bytes, dropped, settled, .. } = writer.finish()?;
     let seconds = start.elapsed().as_secs_f64();
@@ -171,15 +177,47 @@ fn refuse_without_room(order: &Order, bytes: u64) -> Result<()> {
     Ok(())
 }
 
-/// Names in label order, one a line, as `--names` and `--classes` take them.
-fn write_classes(order: &Order, classes: &[String]) -> Result<()> {
-    if classes.is_empty() {
+/// Shards written now would be found by the next call among the samples.
+fn refuse_inside_source(order: &Order) -> Result<()> {
+    let (out, source) = (&order.out, &order.from.source);
+    let there = out.ancestors().find(|ancestor| ancestor.is_dir()).unwrap_or(Path::new(""));
+    let there = if there.as_os_str().is_empty() { Path::new(".") } else { there };
+    let (Ok(there), Ok(root)) = (there.canonicalize(), source.canonicalize()) else {
         return Ok(());
+    };
+    if there.starts_with(&root) {
+        bail!("{}: lies inside {}, which is imported; name a folder elsewhere", out.display(), source.display());
+    }
+    Ok(())
+}
+
+/// Bytes of the set's shards that are there: they are kept, or written over.
+fn bytes_there(order: &Order) -> u64 {
+    let prefix = format!("{}-", order.name);
+    let is_shard = |name: &str| {
+        let number = name.strip_prefix(&prefix).and_then(|rest| rest.strip_suffix(".tar"));
+        number.is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    let files = fs::read_dir(&order.out).into_iter().flatten().flatten();
+    let shards = files.filter(|file| file.file_name().to_str().is_some_and(is_shard));
+    shards.filter_map(|shard| Some(shard.metadata().ok()?.len())).sum()
+}
+
+/// Names in label order, one a line, as `--names` and `--classes` take them, and where they belong; none where they are
+/// there already.
+fn classes_file(order: &Order, classes: &[String]) -> Result<Option<(PathBuf, String)>> {
+    if classes.is_empty() {
+        return Ok(None);
     }
     let text: String = classes.iter().map(|class| format!("{class}\n")).collect();
     let path = order.out.join(format!("{}-classes.txt", order.name));
-    let is_there = fs::read(&path).is_ok_and(|there| there == text.as_bytes());
-    if is_there { Ok(()) } else { Ok(write_whole(&path, text.as_bytes())?) }
+    match fs::read(&path) {
+        Ok(there) if there == text.as_bytes() => Ok(None),
+        Ok(_) if !order.force => {
+            bail!("{}: has other classes, move it away or choose another --name or --out", path.display())
+        }
+        _ => Ok(Some((path, text))),
+    }
 }
 
 /// The one writer, which takes what the workers read; returns the bytes of the images taken.

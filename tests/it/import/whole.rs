@@ -1,8 +1,9 @@
 //! The bytes of an imported set: a function of source and seed, whole after a kill, together the parts of it.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::Path;
 use std::process::Command;
+use std::time::SystemTime;
 
 use super::{Place, Sample, image, shards};
 use crate::saccade::{at, finish, root, saccade};
@@ -113,4 +114,64 @@ fn a_killed_import_goes_on_behind_the_shards_that_are_whole() {
     assert!(again.err.contains("s-000000.tar: exists already"), "{}", again.err);
     finish(saccade(&["shards", "import", at(&source), "--out", at(&out), "--force"]).args(more), 0);
     assert!(contents(&out) == contents(&place.path("expected")));
+}
+
+#[test]
+fn an_import_does_not_go_on_over_changed_pictures() {
+    let place = Place::new();
+    for number in 0..30 {
+        place.write(&format!("tree/a/{number:02}.jpg"), image("grey.jpg"));
+    }
+    place.write("tree/b/large.ppm", [b"P6\n300 300\n255\n".to_vec(), vec![9; 300 * 300 * 3]].concat());
+    let (source, out) = (place.path("tree"), place.path("out"));
+    let more = ["--samples", "10", "--name", "s"];
+    let limited = format!("ulimit -f 100; exec \"$0\" shards import {} --out {} \"$@\"", at(&source), at(&out));
+    let killed =
+        Command::new("bash").args(["-c", &limited, env!("CARGO_BIN_EXE_saccade")]).args(more).output().unwrap();
+    assert!(!killed.status.success() && !shards(&out).is_empty(), "{killed:?}");
+    assert!(!out.join("s-classes.txt").exists(), "names belong to a set that is whole");
+    // As long as before, and of another time.
+    let changed = place.write("tree/a/00.jpg", image("grey.jpg"));
+    File::options().write(true).open(&changed).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
+    finish(saccade(&["shards", "import", at(&source), "--out", at(&out)]).args(more), 1);
+    finish(saccade(&["shards", "import", at(&source), "--out", at(&out), "--force"]).args(more), 0);
+    assert_eq!(place.samples("out").len(), 31);
+    assert!(out.join("s-classes.txt").exists());
+}
+
+#[test]
+fn what_does_not_fit_leaves_an_older_set_as_it_was() {
+    let place = Place::new();
+    place.write("tree/a/1.jpg", image("grey.jpg"));
+    place.write("tree/a/2.jpg", b"no picture");
+    place.import("tree", "out", &["--name", "s"]);
+    let (source, out) = (place.path("tree"), place.path("out"));
+    let before = contents(&out);
+    assert!(before.iter().any(|(name, _)| name == "s.dropped.jsonl"));
+    let refused = |more: &[&str], words: &str| {
+        let said = finish(saccade(&["shards", "import", at(&source), "--out", at(&out)]).args(more), 1);
+        assert!(said.err.contains(words), "{}", said.err);
+        assert!(contents(&out) == before, "{words}");
+    };
+    place.write("tree/b/3.jpg", image("grey.jpg"));
+    refused(&["--name", "s"], "s-classes.txt: has other classes");
+    // It has a length and takes no room.
+    File::create(place.path("tree/a/large.jpg")).unwrap().set_len(15 << 40).unwrap();
+    refused(&["--name", "s", "--force"], "make room");
+    fs::remove_file(place.path("tree/a/large.jpg")).unwrap();
+    place.import("tree", "out", &["--name", "s", "--force"]);
+    assert_eq!(fs::read_to_string(out.join("s-classes.txt")).unwrap(), "a\nb\n");
+}
+
+#[test]
+fn shards_do_not_go_into_what_is_imported() {
+    let place = Place::new();
+    place.write("tree/a/1.jpg", image("grey.jpg"));
+    let source = place.path("tree");
+    for out in ["tree", "tree/a", "tree/new/er"] {
+        let out = place.path(out);
+        let said = finish(&mut saccade(&["shards", "import", at(&source), "--out", at(&out)]), 1);
+        assert!(said.err.contains("lies inside") && said.err.contains("name a folder elsewhere"), "{}", said.err);
+    }
+    assert!(shards(&source).is_empty() && !place.path("tree/new").exists());
 }
