@@ -41,3 +41,32 @@ import() {
     fi
     "$saccade" shards verify "$out/$name-??????.tar"
 }
+
+# A request's name, short: of all that the outcome depends on.
+request() {
+    printf '%s\0' "$@" | sha256sum | cut -c1-16
+}
+
+# Reshards tars into those of the same names, as `options` says: LIST, then all TARS. LIST is of this request alone and tells
+# what the last call was asked for, so that a call that was killed is repeated word for word, and goes on.
+each() {
+    local list=$1 tar state known=yes mine=()
+    shift
+    state=$out/$(basename "$(head -n 1 "$list" 2>/dev/null)" .tar).unfinished.jsonl
+    if [ ! -e "$list" ]; then
+        known='' mine=("$@")
+        [ -e "$out/$(basename "$1" .tar).unfinished.jsonl" ] || for tar; do
+            [ ! -e "$out/$(basename "$tar")" ] \
+                || fail "$out/$(basename "$tar"): is there, but of another call: name another folder, or delete it"
+        done
+    elif [ -e "$state" ]; then
+        mapfile -t mine <"$list"
+    else
+        for tar; do [ -e "$out/$(basename "$tar")" ] || mine+=("$tar"); done
+    fi
+    [ ${#mine[@]} -gt 0 ] || return 0
+    printf '%s\n' "${mine[@]}" >"$list.new"
+    mv "$list.new" "$list"
+    # What was refused is not asked for.
+    "$saccade" shards reshard "${options[@]}" --out "$out" "${mine[@]}" || { [ "$known" ] || rm "$list"; exit 1; }
+}
