@@ -27,7 +27,7 @@ pub struct Verify {
     pub shards: Vec<String>,
     /// Reads headers alone.
     pub quick: bool,
-    /// Labels must be below this.
+    /// Every sample must have a label below this.
     pub classes: Option<u32>,
     pub workers: usize,
 }
@@ -82,16 +82,17 @@ struct Job<'b> {
 pub fn verify(wanted: &Verify, tell: &mut dyn FnMut(&Read)) -> Result<Verified> {
     let start = Instant::now();
     let paths = expand(&wanted.shards)?;
+    let mut beside = Sums::default();
     let (examined, images_decoded, checksums) = if wanted.quick {
         (walk_all(&paths), 0, 0)
     } else {
-        let mut beside = Sums::default();
         let sums = paths.iter().map(|path| beside.of(path)).collect::<Result<Vec<_>, _>>()?;
         let checksums = sums.iter().filter(|sum| matches!(sum, Sum::Listed(_))).count();
         let (examined, images) = read_all(&paths, &sums, wanted.workers, tell)?;
         (examined, images, checksums)
     };
     let mut report = report(examined, wanted.classes);
+    report.add_beside(&paths, &mut beside)?;
     if checksums > 0 && checksums < paths.len() {
         let others = paths.len() - checksums;
         report.remarks.push(format!("{others} shards are in no SHA256SUMS, so their checksums were not compared"));

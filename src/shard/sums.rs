@@ -38,15 +38,28 @@ impl Sums {
     /// # Errors
     /// When there is a list that cannot be read.
     pub fn of(&mut self, shard: &Path) -> Result<Sum, ShardError> {
-        let folder = shard.parent().unwrap_or(Path::new(""));
-        if !self.folders.contains_key(folder) {
-            self.folders.insert(folder.to_owned(), read(&folder.join(SUMS))?);
-        }
-        let Some(Some(listed)) = self.folders.get(folder) else {
+        let Some(listed) = self.list(shard.parent().unwrap_or(Path::new("")))? else {
             return Ok(Sum::NoList);
         };
         let name = shard.file_name().unwrap_or_default().to_string_lossy();
         Ok(listed.get(name.as_ref()).map_or(Sum::NotListed, |sum| Sum::Listed(sum.clone())))
+    }
+
+    /// The names in a folder's list, in order; none where there is no list.
+    ///
+    /// # Errors
+    /// When there is a list that cannot be read.
+    pub fn listed(&mut self, folder: &Path) -> Result<Vec<&String>, ShardError> {
+        let mut names: Vec<_> = self.list(folder)?.into_iter().flat_map(HashMap::keys).collect();
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    fn list(&mut self, folder: &Path) -> Result<Option<&HashMap<String, String>>, ShardError> {
+        if !self.folders.contains_key(folder) {
+            self.folders.insert(folder.to_owned(), read(&folder.join(SUMS))?);
+        }
+        Ok(self.folders.get(folder).and_then(Option::as_ref))
     }
 }
 

@@ -3,11 +3,13 @@
 //! A walk reads headers alone. Reading through reads each shard once from end to end, makes its checksum, and hands the
 //! images to whoever can tell whether they decode.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::convert::Infallible;
 use std::error::Error;
+use std::ffi::OsStr;
 use std::fmt;
-use std::fs::File;
+use std::fs::{self, DirEntry, File};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -17,7 +19,7 @@ use super::index::Stamp;
 use super::set::MOST_IMAGE_BYTES;
 use super::table::Builder;
 use super::tar::{TarError, Walk};
-use super::{Label, Sample, ShardError, Sum, Table, expand, in_parallel};
+use super::{Label, Sample, ShardError, Sum, Sums, Table, expand, in_parallel};
 
 /// Keys named per problem; the count tells the rest, so that a report on a million samples stays readable.
 const MOST_KEYS: usize = 10;
@@ -74,6 +76,10 @@ pub enum ProblemKind {
     LabelOutOfRange,
     /// An earlier shard has a sample of the same key.
     DuplicateKey,
+    /// `SHA256SUMS` lists the shard, and it is not there.
+    Missing,
+    /// What an import or a reshard that did not end leaves beside its shards.
+    Unfinished,
 }
 
 impl fmt::Display for ProblemKind {
@@ -89,6 +95,8 @@ impl fmt::Display for ProblemKind {
             Self::BadLabel => "sample whose label is no number",
             Self::LabelOutOfRange => "sample whose label is out of range",
             Self::DuplicateKey => "sample whose key an earlier shard has",
+            Self::Missing => "shard that SHA256SUMS lists and that is not there",
+            Self::Unfinished => "unfinished set: repeat the call that began it",
         })
     }
 }
@@ -177,7 +185,7 @@ fn walk_through(walk: &mut Walk, through: &mut Through, report: &mut ShardReport
     builder.finish()
 }
 
-/// A set's report; with `classes`, labels must be below that.
+/// A set's report; with `classes`, every sample must have a label below that.
 pub fn report(examined: Vec<Examined>, classes: Option<u32>) -> Report {
     let mut shards = Vec::with_capacity(examined.len());
     let (mut keys, mut labels) = (Vec::with_capacity(examined.len()), Vec::with_capacity(examined.len()));
@@ -187,7 +195,9 @@ pub fn report(examined: Vec<Examined>, classes: Option<u32>) -> Report {
         labels.push(shard.labels);
     }
     add_duplicates(&mut shards, &keys);
-    accept_a_set_without_labels(&mut shards);
+    if classes.is_none() {
+        accept_a_set_without_labels(&mut shards);
+    }
     let mut remarks = Vec::new();
     match classes {
         Some(classes) => add_out_of_range(&mut shards, &keys, &labels, classes),
@@ -295,7 +305,88 @@ fn add_duplicates(reports: &mut [ShardReport], keys: &[Vec<Box<str>>]) {
     }
 }
 
+impl Report {
+    /// Adds what the shards themselves cannot tell, from what lies beside them: shards that are listed and gone, and sets
+    /// that were not finished. Each is an entry of its own, by its path.
+    ///
+    /// Shards are of one set when their names differ in numbers alone. Where only some of those that are there are among
+    /// `paths`, the others were left out on purpose, and nothing is said of them.
+    ///
+    /// # Errors
+    /// When a list of checksums or a folder cannot be read.
+    pub fn add_beside(&mut self, paths: &[PathBuf], sums: &mut Sums) -> Result<(), ShardError> {
+        let mut folders: BTreeMap<&Path, BTreeSet<&str>> = BTreeMap::new();
+        for path in paths {
+            let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+            folders.entry(path.parent().unwrap_or(Path::new(""))).or_default().insert(name);
+        }
+        for (folder, given) in folders {
+            let names = names_in(folder)?;
+            let mut is_whole: BTreeMap<String, bool> = given.iter().map(|name| (without_numbers(name), true)).collect();
+            for name in names.iter().filter(|name| name.ends_with(".tar") && !given.contains(name.as_str())) {
+                if let Some(whole) = is_whole.get_mut(&without_numbers(name)) {
+                    *whole = false;
+                }
+            }
+            let is_of_whole = |name: &str| is_whole.get(&without_numbers(name)) == Some(&true);
+            for name in sums.listed(folder)? {
+                if name.ends_with(".tar") && !names.contains(name) && is_of_whole(name) {
+                    self.add_entry(folder.join(name), ProblemKind::Missing);
+                }
+            }
+            for name in &names {
+                let Some(set) = name.strip_suffix(".unfinished.jsonl") else {
+                    continue;
+                };
+                // Named after the set, or after its first shard where shards keep their names.
+                let is_given =
+                    given.contains(format!("{set}.tar").as_str()) || given.iter().any(|shard| is_of(shard, set));
+                if is_given || is_of_whole(&format!("{set}.tar")) || is_of_whole(&format!("{set}-0.tar")) {
+                    self.add_entry(folder.join(name), ProblemKind::Unfinished);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn add_entry(&mut self, shard: PathBuf, kind: ProblemKind) {
+        let mut entry = ShardReport { shard, samples: 0, bytes: 0, problems: Vec::new() };
+        entry.add(kind, None, None);
+        self.problems += 1;
+        self.shards.push(entry);
+    }
+}
+
+fn names_in(folder: &Path) -> Result<BTreeSet<String>, ShardError> {
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    let failed = |source| ShardError::Open { path: folder.to_owned(), source };
+    let name = |entry: io::Result<DirEntry>| Ok(entry?.file_name().to_string_lossy().into_owned());
+    fs::read_dir(folder).and_then(|entries| entries.map(name).collect()).map_err(failed)
+}
+
+/// `SET-000000.tar` and so on.
+fn is_of(shard: &str, set: &str) -> bool {
+    let number = shard.strip_prefix(set).and_then(|rest| rest.strip_prefix('-')?.strip_suffix(".tar"));
+    number.is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// A name with `#` for each number in it.
+fn without_numbers(name: &str) -> String {
+    let mut shape = String::with_capacity(name.len());
+    for character in name.chars().map(|character| if character.is_ascii_digit() { '#' } else { character }) {
+        if character != '#' || !shape.ends_with('#') {
+            shape.push(character);
+        }
+    }
+    shape
+}
+
 impl ShardReport {
+    /// Whether it is of a shard that was there to be read.
+    pub fn was_read(&self) -> bool {
+        !self.problems.iter().any(|problem| matches!(problem.kind, ProblemKind::Missing | ProblemKind::Unfinished))
+    }
+
     /// Problems of one kind and detail are counted together.
     pub fn add(&mut self, kind: ProblemKind, key: Option<&str>, detail: Option<String>) {
         let known = self.problems.iter().position(|problem| problem.kind == kind && problem.detail == detail);

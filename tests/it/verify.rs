@@ -122,6 +122,79 @@ fn labels_are_judged_by_the_number_of_classes_or_their_gaps_told() {
 }
 
 #[test]
+fn with_a_number_of_classes_every_sample_needs_a_label() {
+    let folder = temporary();
+    let shard = write(&folder.path().join("a.tar"), &[("a.jpg", &image("grey.jpg")), ("b.jpg", &image("grey.jpg"))]);
+    assert!(problems(&verified(at(&shard), &[], 0), 0).is_empty());
+    let report = verified(at(&shard), &["--classes", "10"], 1);
+    assert_eq!(problems(&report, 0), BTreeMap::from([("no_label ".to_owned(), json!([2, ["a", "b"]]))]));
+}
+
+/// What a report says of files that are no shards to be read: name and kind.
+fn beside(report: &Value) -> Vec<[String; 2]> {
+    let all = report["shards"].as_array().unwrap().iter();
+    let told = all.filter(|shard| !shard["problems"].as_array().unwrap().is_empty()).map(|shard| {
+        let name = Path::new(shard["shard"].as_str().unwrap()).file_name().unwrap().to_str().unwrap();
+        [name, shard["problems"][0]["kind"].as_str().unwrap()].map(str::to_owned)
+    });
+    told.collect()
+}
+
+#[test]
+fn shards_that_are_listed_and_gone_are_missed_unless_others_were_left_out_on_purpose() {
+    let folder = temporary();
+    let path = |name: &str| folder.path().join(name);
+    let mut list = String::new();
+    for name in ["train-0.tar", "train-1.tar", "train-2.tar", "validation-0.tar"] {
+        let shard = write(&path(name), &[(&format!("{name}/x.jpg"), &image("grey.jpg"))]);
+        let digest = Sha256::digest(fs::read(shard).unwrap());
+        let sum: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        list += &format!("{sum}  {name}\n");
+    }
+    fs::write(path("SHA256SUMS"), list).unwrap();
+    let check = |pattern: &str, more: &[&str], code: i32, expected: &[&str]| {
+        let report = verified(at(&path(pattern)), more, code);
+        let expected: Vec<_> = expected.iter().map(|name| [*name, "missing"].map(str::to_owned)).collect();
+        assert_eq!(beside(&report), expected, "{pattern}");
+        assert_eq!(report["problems"], expected.len());
+    };
+    check("*.tar", &[], 0, &[]);
+    for name in ["train-1.tar", "validation-0.tar"] {
+        fs::remove_file(path(name)).unwrap();
+    }
+    check("train-*.tar", &[], 1, &["train-1.tar"]);
+    check("*.tar", &["--quick"], 1, &["train-1.tar"]);
+    check("train-{0..2..2}.tar", &[], 1, &["train-1.tar"]);
+    check("train-2.tar", &[], 0, &[]);
+    let said = finish(&mut saccade(&["shards", "verify", at(&path("train-*.tar"))]), 1);
+    assert!(said.out.contains("train-1.tar: 1 x shard that SHA256SUMS lists and that is not there"), "{}", said.out);
+    assert!(said.out.contains("2 shards, 2 samples, "), "{}", said.out);
+}
+
+#[test]
+fn a_set_that_was_not_finished_is_a_problem() {
+    let folder = temporary();
+    let path = |name: &str| folder.path().join(name);
+    for name in ["train-000000.tar", "train-000001.tar", "kept-0003.tar", "kept-0004.tar"] {
+        write(&path(name), &[(&format!("{name}/x.jpg"), &image("grey.jpg"))]);
+    }
+    let check = |pattern: &str, expected: &[&str]| {
+        let report = verified(at(&path(pattern)), &[], i32::from(!expected.is_empty()));
+        let expected: Vec<_> = expected.iter().map(|name| [*name, "unfinished"].map(str::to_owned)).collect();
+        assert_eq!(beside(&report), expected, "{pattern}");
+    };
+    check("*.tar", &[]);
+    // One set by its name, shards that keep theirs by the first of them.
+    for name in ["train.unfinished.jsonl", "kept-0003.unfinished.jsonl"] {
+        fs::write(path(name), "").unwrap();
+    }
+    check("*.tar", &["kept-0003.unfinished.jsonl", "train.unfinished.jsonl"]);
+    check("train-000001.tar", &["train.unfinished.jsonl"]);
+    check("kept-*.tar", &["kept-0003.unfinished.jsonl"]);
+    check("kept-0004.tar", &[]);
+}
+
+#[test]
 fn reading_through_finds_what_a_walk_finds() {
     let tars = crate::reference().join("tars");
     let mut names: Vec<PathBuf> = fs::read_dir(&tars).unwrap().flatten().map(|entry| entry.path()).collect();

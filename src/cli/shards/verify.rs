@@ -14,13 +14,14 @@ use crate::run::verify::{Read, Verified, Verify, verify};
 
 #[derive(Args)]
 pub struct VerifyArgs {
-    /// Paths, brace notation such as 'train-{0000..1023}.tar', or globs
+    /// Paths, brace notation such as 'train-{0000..1023}.tar', or globs; when they stand for all shards of a set that are
+    /// there, shards are missed that SHA256SUMS lists beside them
     #[arg(required = true)]
     shards: Vec<String>,
     /// Walks the headers alone: no image is decoded, no checksum made
     #[arg(long)]
     quick: bool,
-    /// Labels must be below N
+    /// Every sample must have a label, below N
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     classes: Option<u32>,
     /// Threads that decode; one per core when left out
@@ -63,7 +64,8 @@ fn tell(verified: &Verified) -> Result<()> {
         }
     }
     report.remarks.iter().try_for_each(|remark| say(remark))?;
-    let (shards, samples) = (report.shards.len(), count(report.samples as u64));
+    let (shards, samples) =
+        (report.shards.iter().filter(|shard| shard.was_read()).count(), count(report.samples as u64));
     say(&format!("{shards} shards, {samples} samples, {}, {} problems", bytes(report.bytes), report.problems))?;
     let (images, sums) = (count(verified.images_decoded), verified.checksums);
     let (seconds, rate) = (verified.seconds, verified.megabytes_per_second);

@@ -1,6 +1,7 @@
 //! The scripts around the verbs: sets from folders of sources, called twice; shares as processes of their own.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output};
 
 use serde_json::Value;
@@ -76,6 +77,84 @@ fn shards_of_others_are_decoded_where_they_are_not_yet() {
     assert!(place.samples("out").iter().all(|sample| sample.extension == "ppm" && sample.label == Some(5)));
 }
 
+/// Kills whatever writes a file of more than 60 KiB.
+fn killed(command: &Command) -> Command {
+    let mut limited = Command::new("bash");
+    limited.args(["-c", "ulimit -c 0 -f 60; exec \"$@\"", "limited"]).arg(command.get_program());
+    limited.args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => limited.env(name, value),
+            None => limited.env_remove(name),
+        };
+    }
+    limited
+}
+
+#[test]
+fn a_set_whose_making_was_killed_is_finished_by_the_same_call() {
+    let place = Place::new();
+    for number in 0..4 {
+        // The third is too large, and the first is in its place by then.
+        let more = vec![0; if number == 2 { 90_000 } else { 1 }];
+        let files: [(&str, &[u8]); 3] = [("jpg", &image("grey.jpg")), ("cls", b"5"), ("bin", &more)];
+        let files = files.map(|(ending, data)| (format!("k{number}.{ending}"), data));
+        let files: Vec<_> = files.iter().map(|(name, data)| (name.as_str(), *data)).collect();
+        place.write(&format!("in/k-train-{number:04}.tar"), tar_of(&files));
+    }
+    let check = |out: &str, command: &dyn Fn() -> Command| {
+        run(&mut killed(&command()), 1);
+        let (out, state) = (place.path(out), place.path(out).join("k-train-0000.unfinished.jsonl"));
+        assert!(state.exists() && out.join("k-train-0000.tar").exists() && shards(&out).len() < 4);
+        run(&mut command(), 0);
+        assert!(!state.exists());
+        assert_eq!(fs::read_to_string(out.join("SHA256SUMS")).unwrap().lines().count(), 4);
+        let index: Value = serde_json::from_slice(&fs::read(out.join("k-train.json")).unwrap()).unwrap();
+        assert_eq!(index["shardlist"].as_array().unwrap().len(), 4);
+        assert_eq!(run(&mut command(), 0).matches("going on").count(), 0, "nothing is left to do");
+    };
+    let (from, one, two) = (place.path("in"), place.path("one"), place.path("two"));
+    check("one", &|| script("reshard-timm-wds", &[at(&from), at(&one)]));
+    check("two", &|| {
+        let mut command = share(&["reshard", at(&two), at(&from), "--decode", "max-side=256"]);
+        command.env("SHARE", "0").env("SHARES", "1");
+        command
+    });
+    let other = run(&mut script("reshard-timm-wds", &[at(&from), at(&one), "--jpeg", "max-side=9"]), 1);
+    assert!(other.contains("k-train-0000.tar: is there, but of another call"), "{other}");
+}
+
+#[test]
+fn the_splits_after_one_that_fails_are_made_and_a_training_needs_the_first() {
+    let place = Place::new();
+    for split in ["broken", "test", "train", "validation"] {
+        place.write(&format!("in/{split}-00000-of-00001.parquet"), "");
+    }
+    // The program may be built without parquet, so that another says what it was called for.
+    let text = "#!/bin/sh\n[ \"$2\" = verify ] && exit\nfor name; do :; done\nlist=\"$(dirname \"$0\")/out/$name\"\n\
+                echo \"made $name\"\n[ $name != broken ] || exit 1\ntouch \"$list.json\"\n\
+                echo \"{\\\"shard\\\":\\\"$(ls -d \"$3\"/*)\\\"}\" >\"$list.dropped.jsonl\"\n";
+    let program = place.write("program", text);
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let (from, out) = (place.path("in"), place.path("out"));
+    let said = run(script("reshard-parquet", &[at(&from), at(&out)]).env("SACCADE", &program), 1);
+    let made: Vec<&str> = said.lines().filter_map(|line| line.strip_prefix("made ")).collect();
+    assert_eq!(made, ["train", "validation", "broken", "test"]);
+    assert!(said.contains("broken: failed") && !said.contains("test: failed"), "{said}");
+    let list: Value = serde_json::from_slice(&fs::read(out.join("train.dropped.jsonl")).unwrap()).unwrap();
+    let file = from.canonicalize().unwrap().join("train-00000-of-00001.parquet");
+    assert_eq!(list["shard"], at(&file));
+}
+
+fn share(arguments: &[&str]) -> Command {
+    let mut command = script("cluster/share", arguments);
+    for name in ["ID", "COUNT", "MIN"] {
+        command.env_remove(format!("SLURM_ARRAY_TASK_{name}"));
+    }
+    command.env_remove("SHARES");
+    command
+}
+
 #[test]
 fn shares_are_together_the_set_and_the_last_verifies_it() {
     let place = Place::new();
@@ -83,16 +162,16 @@ fn shares_are_together_the_set_and_the_last_verifies_it() {
         place.write(&format!("tree/c{}/{number}.jpg", number % 3), image("grey.jpg"));
     }
     let (tree, out) = (place.path("tree"), place.path("out"));
-    let share = |variables: &[(&str, &str)]| {
-        let mut command = script("cluster/share", &["import", at(&out), "train", at(&tree)]);
-        command.env_remove("SLURM_ARRAY_TASK_ID").env_remove("SLURM_ARRAY_TASK_COUNT").envs(variables.to_vec());
+    let import = |variables: &[(&str, &str)]| {
+        let mut command = share(&["import", at(&out), "train", at(&tree)]);
+        command.envs(variables.to_vec());
         command
     };
-    run(&mut share(&[("SHARE", "3"), ("SHARES", "3")]), 1);
+    run(&mut import(&[("SHARE", "3"), ("SHARES", "3")]), 1);
     // At once, each told of its share in another way.
-    let slurm = [("SLURM_ARRAY_TASK_ID", "1"), ("SLURM_ARRAY_TASK_MIN", "1"), ("SLURM_ARRAY_TASK_COUNT", "3")];
+    let slurm = [("SLURM_ARRAY_TASK_ID", "0"), ("SLURM_ARRAY_TASK_MIN", "0"), ("SLURM_ARRAY_TASK_COUNT", "3")];
     let processes = [&slurm[..], &[("JOB_COMPLETION_INDEX", "1"), ("SHARES", "3")], &[("SHARE", "2"), ("SHARES", "3")]]
-        .map(|variables| share(variables).spawn().unwrap());
+        .map(|variables| import(variables).spawn().unwrap());
     for mut process in processes {
         assert!(process.wait().unwrap().success());
     }
@@ -100,15 +179,75 @@ fn shares_are_together_the_set_and_the_last_verifies_it() {
     assert_eq!((&report["samples"], &report["checksums"]), (&Value::from(10), &Value::from(3)));
     place.import("tree", "whole", &[]);
     assert_eq!(place.samples("out"), place.samples("whole"));
-    run(&mut share(&slurm), 0);
+    run(&mut import(&slurm), 0);
 
     let decoded = place.path("decoded");
     for number in ["1", "0"] {
-        let mut command = script("cluster/share", &["reshard", at(&decoded), at(&out), "--decode", "max-side=20"]);
+        let mut command = share(&["reshard", at(&decoded), at(&out), "--decode", "max-side=20"]);
         run(command.env("SHARE", number).env("SHARES", "2"), 0);
     }
     assert_eq!(place.samples("decoded").len(), 10);
     assert!(decoded.join("verified.json").exists());
+}
+
+#[test]
+fn a_task_that_is_submitted_again_alone_stays_the_share_it_was() {
+    let place = Place::new();
+    for number in 0..4 {
+        place.write(&format!("tree/c/{number}.jpg"), image("grey.jpg"));
+    }
+    let (tree, out) = (place.path("tree"), place.path("out"));
+    let task = |number: &str, shares: &str| {
+        let mut command = share(&["import", at(&out), "train", at(&tree)]);
+        let variables = [("ID", number), ("COUNT", "1"), ("MIN", number)];
+        command.envs(variables.map(|(name, value)| (format!("SLURM_ARRAY_TASK_{name}"), value)));
+        command.env("SHARES", shares);
+        command
+    };
+    assert!(run(&mut task("1", ""), 1).contains("set SHARES"));
+    assert!(run(&mut task("1", "2"), 0).contains("1 of 2 shares are done"));
+    assert!(run(&mut task("0", "2"), 0).contains("all 2 shares are done and sound"));
+    let names: Vec<_> = shards(&out).iter().map(|shard| shard.file_name().unwrap().to_owned()).collect();
+    assert_eq!(names, ["train-0000-000000.tar", "train-0001-000000.tar"]);
+    let head = fs::read_to_string(root().join("scripts/cluster/import.slurm")).unwrap();
+    assert!(head.contains("--array=0-15") && head.contains("SHARES=${SHARES:-16}"));
+}
+
+#[test]
+fn what_one_call_has_done_is_not_done_for_another() {
+    let place = Place::new();
+    for number in 0..3 {
+        place.write(&format!("tree/c/{number}.jpg"), image("grey.jpg"));
+    }
+    let (tree, out) = (place.path("tree"), place.path("out"));
+    let call = |name: &str, more: &[&str], code: i32| {
+        let mut command = share(&["import", at(&out), name, at(&tree)]);
+        run(command.args(more).env("SHARE", "0").env("SHARES", "1"), code)
+    };
+    call("train", &[], 0);
+    assert!(call("train", &["--shuffle", "3"], 1).contains("of another call"));
+    call("validation", &[], 0);
+    assert!(out.join("validation-0000-000000.tar").exists());
+    call("train", &[], 0);
+}
+
+#[test]
+fn a_verifier_that_was_killed_holds_nobody_up_and_one_at_work_is_named() {
+    let place = Place::new();
+    place.write("tree/c/0.jpg", image("grey.jpg"));
+    let (tree, out) = (place.path("tree"), place.path("out"));
+    let call = || run(share(&["import", at(&out), "train", at(&tree)]).env("SHARE", "0").env("SHARES", "1"), 0);
+    call();
+    let marks = fs::read_dir(out.join(".shares")).unwrap().next().unwrap().unwrap().path();
+    fs::remove_file(out.join("verified.json")).unwrap();
+    let lock = fs::File::options().append(true).open(marks.join("verifying")).unwrap();
+    lock.lock().unwrap();
+    assert!(call().contains("another process verifies them"));
+    assert!(!out.join("verified.json").exists());
+    // As the end of a process does, the file staying where it is.
+    drop(lock);
+    assert!(call().contains("done and sound"));
+    assert!(out.join("verified.json").exists());
 }
 
 #[test]
