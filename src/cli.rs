@@ -261,7 +261,8 @@ fn train(args: TrainArgs) -> Result<()> {
     match outcome? {
         Outcome::Finished => {
             say(&format!("done: {path}"))?;
-            serving.stop(&runtime, End::AfterScrape);
+            // Whoever asked to stop in the last moment does not want to wait for a scrape.
+            serving.stop(&runtime, if interrupted.load(Relaxed) { End::Now } else { End::AfterScrape });
             Ok(())
         }
         Outcome::Stopped { steps } => {

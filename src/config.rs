@@ -13,6 +13,7 @@ use toml::{Table, Value};
 
 use crate::model::shift::SaccadeUnit;
 use crate::model::{FirstWeights, ProjectorConfig};
+use crate::pipeline::saccade::Moved;
 use crate::pipeline::{
     self, AugmentConfig, DecodeConfig, MaskConfig, OnLostShard, Order, PipelineError, SaccadeConfig, StreamConfig,
     StreamSpec,
@@ -350,11 +351,12 @@ impl Plan {
     }
 
     /// The stream of so many views, drawn as for training, of `most` samples at most. Where training sees two views of a
-    /// sample, the first of each pair.
+    /// sample, these are the moved ones.
     pub fn viewing(&self, samples: usize, most: usize, views: usize) -> StreamSpec {
         let every = samples.div_ceil(most).max(1);
         let order = Order::Viewed { seed: self.config.seed, every, views };
-        let saccade = self.stream.saccade.clone();
+        // The other view may always be the unmoved middle.
+        let saccade = self.stream.saccade.clone().map(|saccade| SaccadeConfig { moved: Moved::First, ..saccade });
         StreamSpec { order, saccade, ..self.scoring(self.config.augment.size, samples, None) }
     }
 

@@ -83,7 +83,7 @@ impl Scores {
 
 /// The user wants to leave: there are no scores.
 #[derive(Debug, thiserror::Error)]
-#[error("the scores were not taken, as the run was to stop; `saccade eval RUN` takes them")]
+#[error("the run was to stop; resuming takes them")]
 pub struct Interrupted;
 
 /// Scores an encoder on the validation shards. `begun` holds the weights that the run began with where it did not draw

@@ -240,7 +240,8 @@ impl<'a> Training<'a> {
         self.folder.stages(&records::stages(around.telemetry, self.done, &self.taken_up))
     }
 
-    /// Takes the scores; false when the user asked to stop before they were taken.
+    /// Takes the scores; false when the user asked to stop before they were taken. Where none can be taken, the user is
+    /// told why.
     pub fn score(&mut self, around: &mut Surroundings) -> Result<bool> {
         let busy = around.telemetry.stage(Stage::Eval).spell(Activity::Busy);
         let known = self.folder.last_scores()?;
@@ -249,11 +250,13 @@ impl<'a> Training<'a> {
         let (plan, place, runtime) = (self.plan, &self.place, around.runtime);
         let from = Extraction { plan, place, runtime, stop: around.interrupted };
         let scores = match scores(from, self.done, target, begun.as_deref(), known) {
-            Err(error) if error.is::<Interrupted>() => {
-                (around.tell)(Event::Notice(error.to_string()));
-                return Ok(false);
+            Ok(scores) => scores,
+            // Training is worth more than a score; resuming tries again.
+            Err(error) => {
+                let is_stop = error.is::<Interrupted>();
+                (around.tell)(Event::Notice(format!("no scores after step {}: {error:#}", self.done)));
+                return Ok(!is_stop);
             }
-            scores => scores?,
         };
         for (name, value) in scores.named() {
             around.telemetry.set_score(name, value);
@@ -310,7 +313,9 @@ fn restore(
     trainer.restore(state, &place.device).with_context(|| path.display().to_string())?;
     if position.step > 0 && trainer.has_new_probe() {
         let path = path.display();
-        (around.tell)(Event::Notice(format!("{path}: holds no online probe, which begins afresh; all else goes on")));
+        (around.tell)(Event::Notice(format!(
+            "{path}: holds no online probe of these labels, which begins afresh; all else goes on"
+        )));
     }
     Ok(position)
 }

@@ -49,6 +49,15 @@ impl ProbeConfig {
         KEPT.len() as u64 * (rows * columns) as u64
     }
 
+    /// Whether a state is whole and that of a probe of other labels, as builds left it that told all numbers up to the
+    /// greatest label apart.
+    pub fn is_of_other_labels(&self, state: &Weights) -> bool {
+        let [rows, columns] = self.shape();
+        let found = KEPT.map(|name| state.get(name).map(|array| array.shape.as_slice()));
+        matches!(found[0], Some(&[found, others]) if found == rows && others != columns)
+            && found.iter().all(|shape| *shape == found[0])
+    }
+
     fn place(&self, label: u32) -> Option<i32> {
         self.labels.binary_search(&label).ok().map(|place| place as i32)
     }

@@ -223,7 +223,7 @@ impl Trainer {
         Ok(TrainerState { weights: state, updates })
     }
 
-    /// Goes on from a state that [`Self::state`] gave. Without an online probe in it, that begins afresh.
+    /// Goes on from a state that [`Self::state`] gave. Without an online probe of these labels in it, that begins afresh.
     ///
     /// # Errors
     /// When a tensor is missing, unknown or of another shape; the trainer is then to be thrown away.
@@ -231,7 +231,8 @@ impl Trainer {
         let TrainerState { mut weights, mut updates } = state;
         let probe = weights::take_prefix(&mut weights, PROBE);
         let probe_updates = updates.remove(PROBE).unwrap_or(0);
-        let config = self.config.probe.clone().filter(|_| !probe.is_empty());
+        let goes_on = |config: &ProbeConfig| !probe.is_empty() && !config.is_of_other_labels(&probe);
+        let config = self.config.probe.clone().filter(goes_on);
         let restored = config.map(|config| OnlineProbe::restore(config, probe, probe_updates, device));
         self.probe = restored.transpose()?;
         let target = weights::take_prefix(&mut weights, "target.");

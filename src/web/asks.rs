@@ -30,6 +30,9 @@ const MOST_NAME: usize = 100;
 /// How long an answer waits for neighbours before it says that they are not there yet.
 const LEARNING: Duration = Duration::from_secs(1);
 
+/// How long an ask waits for its turn.
+const TURN: Duration = Duration::from_secs(30);
+
 type Answer = Result<Response, Refusal>;
 
 /// The gallery, and room for those who ask.
@@ -53,13 +56,29 @@ impl Desk {
         &self,
         work: impl FnOnce(&Gallery) -> T + Send + 'static,
     ) -> Result<(T, OwnedSemaphorePermit), Refusal> {
-        let turn = Arc::clone(&self.answers).acquire_owned().await.map_err(|error| unreadable(error.into()))?;
+        self.compute_in(self.turn().await?, work).await
+    }
+
+    /// As [`Self::compute`], in a turn that has begun.
+    async fn compute_in<T: Send + 'static>(
+        &self,
+        turn: OwnedSemaphorePermit,
+        work: impl FnOnce(&Gallery) -> T + Send + 'static,
+    ) -> Result<(T, OwnedSemaphorePermit), Refusal> {
         let gallery = Arc::clone(&self.gallery);
         spawn_blocking(move || (work(&gallery), turn)).await.map_err(failed)
     }
 
-    async fn look(&self, id: ImageId) -> Result<Arc<Seen>, Refusal> {
-        self.gallery.look(id).await.map_err(unreadable)
+    /// What the encoder makes of an image, when it is this one's turn: whoever holds it keeps memory.
+    async fn look(&self, id: ImageId) -> Result<(Arc<Seen>, OwnedSemaphorePermit), Refusal> {
+        let turn = self.turn().await?;
+        Ok((self.gallery.look(id).await.map_err(unreadable)?, turn))
+    }
+
+    async fn turn(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+        let turn = timeout(TURN, Arc::clone(&self.answers).acquire_owned()).await;
+        let turn = turn.map_err(|_| Refusal::busy("others are being answered: try again in a moment"))?;
+        turn.map_err(|error| unreadable(error.into()))
     }
 }
 
@@ -178,7 +197,7 @@ fn plain_name(text: &[u8]) -> Option<String> {
 
 pub async fn look(State(desk): State<Desk>, Path(id): Path<String>) -> Answer {
     let id = known(&desk, &id)?;
-    let seen = desk.look(id).await?;
+    let (seen, _turn) = desk.look(id).await?;
     let mut said = described(&desk.gallery, id);
     said["entropy"] = seen.entropies.clone().into();
     let energies = &seen.look.energies;
@@ -187,25 +206,25 @@ pub async fn look(State(desk): State<Desk>, Path(id): Path<String>) -> Answer {
 }
 
 pub async fn attention(State(desk): State<Desk>, Path((id, layer)): Path<(String, String)>) -> Answer {
-    let (seen, layer) = layer_of(&desk, &id, &layer).await?;
-    let (numbers, turn) = desk.compute(move |_| bytes(&seen.look.attention[layer])).await?;
+    let (seen, layer, turn) = layer_of(&desk, &id, &layer).await?;
+    let (numbers, turn) = desk.compute_in(turn, move |_| bytes(&seen.look.attention[layer])).await?;
     Ok(answer(numbers, turn))
 }
 
 pub async fn rollout(State(desk): State<Desk>, Path((id, layer)): Path<(String, String)>) -> Answer {
-    let (seen, layer) = layer_of(&desk, &id, &layer).await?;
+    let (seen, layer, turn) = layer_of(&desk, &id, &layer).await?;
     let work = move |_: &Gallery| {
         let layers = seen.look.attention.iter().take(layer + 1).map(Vec::as_slice);
         bytes(&maps::rollout(layers, seen.look.patches).pop().unwrap_or_default())
     };
-    let (numbers, turn) = desk.compute(work).await?;
+    let (numbers, turn) = desk.compute_in(turn, work).await?;
     Ok(answer(numbers, turn))
 }
 
 pub async fn similarity(State(desk): State<Desk>, Path(id): Path<String>) -> Answer {
-    let seen = desk.look(known(&desk, &id)?).await?;
+    let (seen, turn) = desk.look(known(&desk, &id)?).await?;
     let work = move |_: &Gallery| bytes(&maps::similarity(&seen.look.features, seen.look.width()));
-    let (numbers, turn) = desk.compute(work).await?;
+    let (numbers, turn) = desk.compute_in(turn, work).await?;
     Ok(answer(numbers, turn))
 }
 
@@ -229,12 +248,12 @@ pub async fn neighbours(
     if desk.gallery.request.among == 0 {
         return Err(Refusal::missing("neighbours are not looked for: start with --neighbours-among above 0"));
     }
-    let seen = desk.look(id).await?;
     // Whether they are there is asked below.
     let _ = timeout(LEARNING, desk.gallery.learnt()).await;
+    let (seen, turn) = desk.look(id).await?;
     let own = if let ImageId::Train(number) = id { Some(number) } else { None };
     let count = query.count.clamp(1, MOST_LISTED);
-    let (found, _) = desk.compute(move |gallery| gallery.neighbours(&seen.look, count, own)).await?;
+    let (found, _) = desk.compute_in(turn, move |gallery| gallery.neighbours(&seen.look, count, own)).await?;
     let near = match found {
         Ok(near) => near,
         Err(Lack::Early { done, of }) => {
@@ -260,7 +279,7 @@ fn known(desk: &Desk, id: &str) -> Result<ImageId, Refusal> {
     parsed.ok_or_else(|| Refusal::missing(format!("{id}: there is no such image")))
 }
 
-async fn layer_of(desk: &Desk, id: &str, layer: &str) -> Result<(Arc<Seen>, usize), Refusal> {
+async fn layer_of(desk: &Desk, id: &str, layer: &str) -> Result<(Arc<Seen>, usize, OwnedSemaphorePermit), Refusal> {
     let id = known(desk, id)?;
     let Ok(layer) = layer.parse::<usize>() else {
         return Err(Refusal::new(StatusCode::BAD_REQUEST, format!("{layer}: no number of a layer")));
@@ -269,7 +288,8 @@ async fn layer_of(desk: &Desk, id: &str, layer: &str) -> Result<(Arc<Seen>, usiz
     if layer >= layers {
         return Err(Refusal::missing(format!("layer {layer}: the encoder has {layers} that attend, from 0 on")));
     }
-    Ok((desk.look(id).await?, layer))
+    let (seen, turn) = desk.look(id).await?;
+    Ok((seen, layer, turn))
 }
 
 /// A sample that cannot be read any more, or an encoder that failed: nothing that the page did wrong.

@@ -1,14 +1,19 @@
 //! What is looked at: maps of attention with known answers, what encoders give for them, LiDAR of views with known
 //! spread, the online probe.
 
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
 use burn::tensor::{Device, Distribution, Tensor, TensorData};
 use image::{Rgb, RgbImage};
+use saccade::config::{Plan, RunConfig};
 use saccade::draws::{Draws, Purpose};
 use saccade::eval::lidar::{ViewFeatures, lidar};
 use saccade::eval::maps::{entropy, mean_of_heads, rollout, similarity};
 use saccade::model::{ConvNextConfig, EncoderConfig, EnergyConfig, FirstWeights, Memory, VitConfig, WeightInit};
 use saccade::run::heat::covered;
 use saccade::run::look::check;
+use saccade::run::score::Extraction;
 use saccade::train::probe::{OnlineProbe, ProbeConfig, is_scored};
 
 fn close(what: &str, ours: f64, expected: f64, tolerance: f64) {
@@ -164,6 +169,28 @@ fn lidar_counts_the_directions_that_tell_samples_apart() {
     close("a hundred times as large", lidar(&scaled).unwrap(), quiet, 0.05);
 }
 
+/// Which of its two views training moves is no matter of the encoder.
+#[test]
+fn views_of_saccade_jepa_differ_whichever_of_the_two_training_moves() {
+    for moved in ["first", "second", "either"] {
+        let changes = [
+            format!("saccade.moved={moved:?}"),
+            "augment.crop_scale=[1.0, 1.0]".into(),
+            "augment.crop_ratio=[1.0, 1.0]".into(),
+        ];
+        let plan = Plan::new(RunConfig::read(Path::new("pipelines/fashion-saccade.toml"), &changes).unwrap()).unwrap();
+        let (place, runtime) = (plan.config.device.open().unwrap(), tokio::runtime::Runtime::new().unwrap());
+        let stop = AtomicBool::new(false);
+        let from = Extraction { plan: &plan, place: &place, runtime: runtime.handle(), stop: &stop };
+        let views = from.views(plan.validation.as_ref().unwrap(), |images| images.flatten(1, 3)).unwrap();
+        assert!(views.samples[..10].iter().all(|sample| *sample == views.samples[0]), "ten views of the first sample");
+        let rows: Vec<&[f32]> = views.values.chunks(views.width).take(10).collect();
+        for (number, row) in rows.iter().enumerate() {
+            assert!(!rows[..number].contains(row), "moved = {moved}: view {number} is one of those before");
+        }
+    }
+}
+
 #[test]
 fn lidar_of_too_little_is_none() {
     assert_eq!(lidar(&ViewFeatures::default()), None);
@@ -235,9 +262,13 @@ fn online_probe_goes_on_exactly_from_its_state() {
     let mut rest = OnlineProbe::restore(config.clone(), weights.clone(), updates, &device).unwrap();
     go(&mut rest, 9..20);
     assert_eq!(rest.state().unwrap(), whole.state().unwrap());
+    // A state of other labels is one that another build left; what is missing of it is damage.
+    let more = ProbeConfig::new(3, vec![0, 1, 7]).unwrap();
+    assert!(more.is_of_other_labels(&weights) && !config.is_of_other_labels(&weights));
     // What is missing or of another shape is named.
     let mut lacking = weights.clone();
     lacking.remove("moment2");
+    assert!(!more.is_of_other_labels(&lacking));
     let said = OnlineProbe::restore(config, lacking, 9, &device).unwrap_err().to_string();
     assert!(said.contains("probe.moment2"), "{said}");
     let more = ProbeConfig::new(3, vec![0, 1, 2, 3, 4]).unwrap();

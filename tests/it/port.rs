@@ -187,11 +187,14 @@ fn among_many_connections_the_oldest_make_room() {
     let served = Served::start(used());
     let mut idle: Vec<TcpStream> = (0..MANY).map(|_| connected(served.address)).collect();
     assert!(scrape(served.address).contains("saccade_build_info"));
-    // All but the newest are closed, and those soon: in time they would be closed in the order of their age.
+    let start = Instant::now();
+    // All but the newest are closed, and those soon: in time they would be closed in the order of their age, ten seconds
+    // after they began.
     let newest = idle.split_off(MANY - 20);
     for stream in &mut idle[..MANY - 40] {
         until_closed(stream);
     }
+    assert!(start.elapsed() < Duration::from_secs(5), "closed by age after {:?}, not to make room", start.elapsed());
     assert!(newest.iter().all(is_open), "closed before its time");
     served.stop();
 }

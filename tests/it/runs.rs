@@ -167,7 +167,7 @@ fn run_without_an_online_probe_in_its_checkpoint_goes_on_with_a_new_one() {
     assert!(said.err.contains("probe.moment1"), "{}", said.err);
     strip("probe.");
     let said = resume(&run);
-    assert!(said.err.contains("holds no online probe, which begins afresh"), "{}", said.err);
+    assert!(said.err.contains("holds no online probe of these labels, which begins afresh"), "{}", said.err);
     let ours = |run: &Path| {
         let mut weights = checkpoint::read(&checkpoints(run).pop().unwrap()).unwrap().weights;
         weights.retain(|key, _| !key.starts_with("probe."));
