@@ -215,7 +215,7 @@ impl Extraction<'_> {
         if features.is_empty() {
             let first = set.shards().first().map_or(String::new(), |shard| shard.path().display().to_string());
             bail!(
-                "{first} and the other shards of the split: no sample has a label, and without nothing can be scored"
+                "{first} and the other shards of the split: no sample that can be used has a label, and without nothing can be scored"
             );
         }
         if let Some(place) = features.values.iter().position(|value| !value.is_finite()) {

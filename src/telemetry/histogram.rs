@@ -16,7 +16,8 @@ pub(super) struct Histogram {
     stripes: [Stripe; STRIPES],
 }
 
-/// What some of the threads have observed; as for a stage, alone on its cache lines.
+/// What some of the threads have observed. Its sum, which each of them touches for every sample, is alone on its cache
+/// lines.
 #[repr(align(128))]
 struct Stripe {
     /// One count for each bound and one for what lies above them all; not cumulative.

@@ -30,9 +30,6 @@ const MOST_NAME: usize = 100;
 /// How long an answer waits for neighbours before it says that they are not there yet.
 const LEARNING: Duration = Duration::from_secs(1);
 
-/// How long an ask waits for its turn.
-const TURN: Duration = Duration::from_secs(30);
-
 type Answer = Result<Response, Refusal>;
 
 /// The gallery, and room for those who ask.
@@ -41,13 +38,14 @@ pub struct Desk {
     gallery: Arc<Gallery>,
     uploads: Arc<Semaphore>,
     answers: Arc<Semaphore>,
+    wait: Duration,
     upload_time: Duration,
 }
 
 impl Desk {
     pub fn new(gallery: Arc<Gallery>, limits: Limits) -> Self {
         let [uploads, answers] = [limits.uploads, limits.answers].map(|most| Arc::new(Semaphore::new(most)));
-        Self { gallery, uploads, answers, upload_time: limits.upload_time }
+        Self { gallery, uploads, answers, wait: limits.turn, upload_time: limits.upload_time }
     }
 
     /// Computes on a thread that may be kept busy, when it is this one's turn. The turn ends with the permit that is given
@@ -76,7 +74,7 @@ impl Desk {
     }
 
     async fn turn(&self) -> Result<OwnedSemaphorePermit, Refusal> {
-        let turn = timeout(TURN, Arc::clone(&self.answers).acquire_owned()).await;
+        let turn = timeout(self.wait, Arc::clone(&self.answers).acquire_owned()).await;
         let turn = turn.map_err(|_| Refusal::busy("others are being answered: try again in a moment"))?;
         turn.map_err(|error| unreadable(error.into()))
     }

@@ -69,14 +69,16 @@ pub struct Limits {
     pub answers: usize,
     /// Until a request's head is there, and until some of an answer is taken.
     pub patience: Duration,
+    /// Until an answer's turn comes.
+    pub turn: Duration,
     /// Until an uploaded file is there: [`MOST_UPLOAD`] bytes over a line of 1 Mbit/s.
     pub upload_time: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        let (patience, upload_time) = (Duration::from_secs(30), Duration::from_secs(140));
-        Self { connections: 64, uploads: 4, answers: 8, patience, upload_time }
+        let [patience, turn, upload_time] = [30, 30, 140].map(Duration::from_secs);
+        Self { connections: 64, uploads: 4, answers: 8, patience, turn, upload_time }
     }
 }
 

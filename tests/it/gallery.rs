@@ -131,8 +131,8 @@ fn uploads_beyond_those_there_is_room_for_are_refused_until_one_is_done() {
 }
 
 #[test]
-fn connections_beyond_the_limit_wait_and_answers_take_turns() {
-    let local = Local::start(gallery(&[], 0), Limits { connections: 1, answers: 1, ..Limits::default() });
+fn connections_beyond_the_limit_wait() {
+    let local = Local::start(gallery(&[], 0), Limits { connections: 1, ..Limits::default() });
     let get = "GET /api/rollout/5/0 HTTP/1.1\r\nHOST\r\nConnection: close\r\n\r\n";
     let mut first = local.connect("");
     let second = local.connect(get);
@@ -151,6 +151,22 @@ fn connections_beyond_the_limit_wait_and_answers_take_turns() {
     let waiting: Vec<TcpStream> = std::iter::once(second).chain((0..6).map(|_| local.connect(get))).collect();
     for mut stream in waiting {
         assert!(rest(&mut stream).starts_with("HTTP/1.1 200 OK"));
+    }
+}
+
+#[test]
+fn answers_need_a_turn_and_say_so_where_there_is_none() {
+    let ask = |answers: usize, path: &str| {
+        let limits = Limits { answers, turn: Duration::from_millis(100), ..Limits::default() };
+        let local = Local::start(gallery(&[], 0), limits);
+        local.ask(&format!("GET {path} HTTP/1.1\r\nHOST\r\nConnection: close\r\n\r\n"))
+    };
+    for path in
+        ["/api/samples", "/api/image/5", "/api/look/5", "/api/attention/5/0", "/api/rollout/5/0", "/api/similarity/5"]
+    {
+        let none = ask(0, path);
+        assert!(none.starts_with("HTTP/1.1 503 ") && none.contains("retry-after: "), "{path}: {none}");
+        assert!(ask(1, path).starts_with("HTTP/1.1 200 OK"), "{path}");
     }
 }
 

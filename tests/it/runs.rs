@@ -125,7 +125,34 @@ fn run_leaves_event_files_where_they_are_asked_for() {
 #[test]
 fn picture_that_cannot_be_drawn_ends_no_run() {
     let folder = temporary();
-    let shard = folder.path().join("half.tar");
+    let shard = held_out_of_12(folder.path(), |number| number % 2 == 0);
+    let out = folder.path().join("run");
+    let held_out = format!("data.validation=\"{}\"", shard.display());
+    let few = ["telemetry.tensorboard=true", "train.epochs=0.1", &held_out];
+    let said = finish(small(&mut saccade(&["train", QUICKSTART, "--out", at(&out)]), &few), 0);
+    assert!(said.err.contains("no picture `attention` for TensorBoard: none of 6 held-out images"), "{}", said.err);
+    let scores: Value = serde_json::from_slice(&fs::read(out.join("scores.json")).unwrap()).unwrap();
+    assert_eq!(scores[0]["validation_samples"], 6);
+}
+
+/// Training is worth more than a score; resuming tries again.
+#[test]
+fn score_that_cannot_be_taken_ends_no_run() {
+    let folder = temporary();
+    let shard = held_out_of_12(folder.path(), |_| true);
+    let out = folder.path().join("run");
+    let held_out = format!("data.validation=\"{}\"", shard.display());
+    let said =
+        finish(small(&mut saccade(&["train", QUICKSTART, "--out", at(&out)]), &["train.epochs=0.1", &held_out]), 0);
+    let why = "no scores after step 18: ";
+    assert!(said.err.contains(why) && said.err.contains("no sample that can be used has a label"), "{}", said.err);
+    assert!(!out.join("scores.json").exists() && checkpoints(&out).len() == 3);
+    assert!(resume(&out).err.contains(why));
+}
+
+/// A shard of twelve held-out samples, of which some images are cut short.
+fn held_out_of_12(folder: &Path, is_cut: impl Fn(usize) -> bool) -> PathBuf {
+    let shard = folder.join("held-out.tar");
     let mut writer = ShardWriter::create(&shard, false).unwrap();
     let mut whole = tar::Archive::new(File::open(root().join("shards/fashion-validation-000000.tar")).unwrap());
     for (number, member) in whole.entries().unwrap().take(24).enumerate() {
@@ -134,19 +161,13 @@ fn picture_that_cannot_be_drawn_ends_no_run() {
         let (key, extension) = name.split_once('.').unwrap();
         let mut bytes = Vec::new();
         member.read_to_end(&mut bytes).unwrap();
-        if extension == "jpg" && number % 4 < 2 {
+        if extension == "jpg" && is_cut(number / 2) {
             bytes.truncate(40);
         }
         writer.add(key, extension, &bytes).unwrap();
     }
     writer.finish(&Cache::from_env()).unwrap();
-    let out = folder.path().join("run");
-    let held_out = format!("data.validation=\"{}\"", shard.display());
-    let few = ["telemetry.tensorboard=true", "train.epochs=0.1", &held_out];
-    let said = finish(small(&mut saccade(&["train", QUICKSTART, "--out", at(&out)]), &few), 0);
-    assert!(said.err.contains("no picture `attention` for TensorBoard: none of 6 held-out images"), "{}", said.err);
-    let scores: Value = serde_json::from_slice(&fs::read(out.join("scores.json")).unwrap()).unwrap();
-    assert_eq!(scores[0]["validation_samples"], 6);
+    shard
 }
 
 /// Builds of before there was one have left such checkpoints. What is there in part is damage.

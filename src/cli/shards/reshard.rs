@@ -304,6 +304,9 @@ fn table(account: &Account) -> String {
     }
     lines.push(format!("{} left out{}", count(all_dropped), because(dropped)));
     lines.push(format!("{} not wanted{}", count(all_filtered), because(filtered)));
+    if account.unknown_keys > 0 {
+        lines.push(format!("{} of the keys asked for are in none of the shards", count(account.unknown_keys)));
+    }
     lines.push(format!("{seconds:.1} s, {rate:.0} samples/s"));
     lines.join("\n")
 }

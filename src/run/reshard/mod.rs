@@ -74,6 +74,8 @@ pub struct Account {
     pub dropped: BTreeMap<String, u64>,
     /// Samples that were not wanted, by reason.
     pub filtered: BTreeMap<String, u64>,
+    /// Keys that were asked for and that no sample has.
+    pub unknown_keys: u64,
     /// What was written, by set.
     pub sets: Vec<Set>,
     /// Shards that an interrupted call had finished.
@@ -156,7 +158,8 @@ pub fn reshard(wanted: &Reshard, tell: &mut dyn FnMut(&Event)) -> Result<Account
     work.write(&request, tell)?;
     let sets = work.finish()?;
 
-    let mut account = Account { kept, samples_in, filtered: choice.filtered.clone(), ..Account::default() };
+    let (filtered, unknown_keys) = (choice.filtered.clone(), choice.unknown_keys);
+    let mut account = Account { kept, samples_in, filtered, unknown_keys, ..Account::default() };
     account.shards_in = listings.len() as u64;
     account.bytes_in = listings.iter().map(|listing| listing.bytes).sum();
     for (spec, (found, list)) in plan.specs.iter().zip(sets) {

@@ -141,6 +141,8 @@ pub struct Choice {
     pub filtered: BTreeMap<String, u64>,
     /// Tells one list of keys from another: the list may be another under the same name, or readable only once.
     pub keys: Option<String>,
+    /// Keys of the list that no sample has.
+    pub unknown_keys: u64,
 }
 
 struct Candidate {
@@ -162,6 +164,7 @@ pub struct Ordering {
 /// When a shard changed since it was listed, when the list of keys cannot be read, and when a key stands in two shards.
 pub fn choose(listings: &[Listing], pick: &Pick, ordering: &Ordering, cache: &Cache) -> Result<Choice> {
     let keys = pick.keys.as_ref().map(read_keys).transpose()?;
+    let mut unknown = keys.clone().unwrap_or_default();
     let mut filtered = Filtered::default();
     let (mut origins, mut candidates) = (Vec::with_capacity(listings.len()), Vec::new());
     for (number, listing) in listings.iter().enumerate() {
@@ -170,6 +173,7 @@ pub fn choose(listings: &[Listing], pick: &Pick, ordering: &Ordering, cache: &Ca
             bail!("{}: changed meanwhile, start again once it is whole", listing.shard.display());
         }
         for (place, sample) in source.table().samples().enumerate() {
+            unknown.remove(sample.key);
             let label = if let Label::Known(label) = sample.label { Some(label) } else { None };
             let is_of_class = |classes: &Classes| label.is_some_and(|label| classes.contains(label));
             if !pick.classes.as_ref().is_none_or(is_of_class) {
@@ -199,7 +203,7 @@ pub fn choose(listings: &[Listing], pick: &Pick, ordering: &Ordering, cache: &Ca
     }
     let order = candidates.into_iter().map(|candidate| candidate.chosen).collect();
     let keys = keys.map(|keys| hex(&Sha256::digest(keys.into_iter().collect::<Vec<_>>().join("\n"))));
-    Ok(Choice { origins, order, filtered: filtered.0, keys })
+    Ok(Choice { origins, order, filtered: filtered.0, keys, unknown_keys: unknown.len() as u64 })
 }
 
 fn read_keys(path: &PathBuf) -> Result<BTreeSet<String>> {

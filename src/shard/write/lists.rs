@@ -11,8 +11,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{WriteError, Written, sync_folder};
+use super::{WriteError, Written, is_shard_of, sync_folder};
 
+/// How an index of shards names itself.
+const KIND: &str = "wids-shard-index-v1";
 /// As `sha256sum` writes and checks it.
 const CHECKSUMS: &str = "SHA256SUMS";
 
@@ -32,17 +34,34 @@ pub fn put(folder: &Path, set: &str, shards: &[Written], is_shared: bool) -> Res
     // The folder itself is the lock, since the files are replaced. Some network file systems have none.
     let lock = File::open(folder).map_err(failed)?;
     let _ = lock.lock();
-    checksums(&folder.join(CHECKSUMS), shards)?;
+    let is_own = |name: &str| {
+        shards.iter().any(|shard| shard.shard == name) || (!is_shared && is_shard_of(set, Path::new(name)))
+    };
+    checksums(&folder.join(CHECKSUMS), shards, is_own)?;
     index(&folder.join(format!("{set}.json")), set, shards, is_shared)
 }
 
-fn checksums(path: &Path, shards: &[Written]) -> Result<(), WriteError> {
+fn checksums(path: &Path, shards: &[Written], is_own: impl Fn(&str) -> bool) -> Result<(), WriteError> {
     let before = read(path)?;
-    let of_others = before.lines().filter_map(|line| line.split_once("  ")).filter(|(_, name)| is_there(path, name));
-    let mut lines: BTreeMap<String, &str> = of_others.map(|(digest, name)| (name.to_owned(), digest)).collect();
-    lines.extend(shards.iter().map(|shard| (shard.shard.clone(), shard.sha256.as_str())));
-    let text: String = lines.iter().map(|(name, digest)| format!("{digest}  {name}\n")).collect();
+    // What others wrote stays as it is.
+    let mut lines: Vec<(&str, String)> = before.lines().map(|line| (summed(line), line.to_owned())).collect();
+    lines.retain(|(name, _)| !is_own(name));
+    lines.extend(shards.iter().map(|shard| (shard.shard.as_str(), format!("{}  {}", shard.sha256, shard.shard))));
+    lines.sort();
+    let text: String = lines.iter().map(|(_, line)| format!("{line}\n")).collect();
     replace(path, text.as_bytes())
+}
+
+/// The file that a line of checksums is of; a line of another form itself.
+fn summed(line: &str) -> &str {
+    let name = line.split_once(' ').and_then(|(_, name)| name.strip_prefix([' ', '*']));
+    name.map_or(line, |name| name.strip_prefix("./").unwrap_or(name))
+}
+
+/// Whether there is a file that is no index of shards.
+pub fn is_no_index(path: &Path) -> bool {
+    let Ok(bytes) = fs::read(path) else { return false };
+    serde_json::from_slice::<Value>(&bytes).map_or(true, |value| value.get("__kind__") != Some(&KIND.into()))
 }
 
 /// A list of shards as the package `wids` reads it. Parts of a set that several processes write share one list.
@@ -59,7 +78,7 @@ fn index(path: &Path, set: &str, shards: &[Written], is_shared: bool) -> Result<
         (shard.shard.clone(), line)
     }));
     let lines: Vec<Value> = lines.into_values().collect();
-    let index = json!({ "__kind__": "wids-shard-index-v1", "wids_version": 1, "name": set, "shardlist": lines });
+    let index = json!({ "__kind__": KIND, "wids_version": 1, "name": set, "shardlist": lines });
     replace(path, format!("{index:#}\n").as_bytes())
 }
 

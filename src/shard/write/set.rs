@@ -392,6 +392,10 @@ fn refuse_shards(spec: &SetSpec, own: &BTreeSet<String>) -> Result<(), WriteErro
         Split::Named(names) => names.clone(),
     };
     names.retain(|name| !own.contains(name));
+    let index = spec.folder.join(format!("{}.json", spec.name));
+    if lists::is_no_index(&index) {
+        return Err(WriteError::Exists { path: index });
+    }
     names.iter().try_for_each(|name| refuse(&spec.folder.join(name)))
 }
 

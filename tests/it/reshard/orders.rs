@@ -190,6 +190,9 @@ fn a_list_of_keys_is_read_once_and_tells_requests_apart() {
         Reshard { pick, layout, ..place.copied(&shards, "out") }
     };
     let all: Vec<String> = set_of(&shards);
+    fs::write(&list, format!("{}\nnobody\nnobody either", all[0])).unwrap();
+    let account = make(&Reshard { out: place.path("some"), ..wanted() });
+    assert_eq!((account.samples_out, account.unknown_keys), (1, 2));
     fs::write(&list, all[..2].join("\n")).unwrap();
     fs::create_dir_all(place.path("out").join("k.json")).unwrap();
     reshard(&wanted(), &mut |_| {}).unwrap_err();
@@ -256,12 +259,16 @@ fn a_smaller_set_leaves_nothing_of_the_larger_one_in_its_place() {
     assert_eq!(set(&place.path("out"), "s").len(), 9);
     let error = reshard(&shuffled(&place, &shards, "out"), &mut |_| {}).unwrap_err().to_string();
     assert!(error.contains("s-000000.tar: exists already"), "{error}");
-    fs::write(place.path("out/SHA256SUMS"), "0  gone.tar\n").unwrap();
+    // Lines of others stay as they are, those of this set's older shards go.
+    let others = "0  gone.tar\n1 *other.tar\n2  ./sub/x.tar\n";
+    fs::write(place.path("out/SHA256SUMS"), format!("{others}3  s-000009.tar\n4  s-000001.tar\n")).unwrap();
     make(&Reshard { force: true, ..shuffled(&place, &shards, "out") });
     assert_eq!(set(&place.path("out"), "s").len(), 3);
     assert_eq!(place.names("out"), ["SHA256SUMS", "s-000000.tar", "s-000001.tar", "s-000002.tar", "s.json"]);
     assert!(!place.path("out/s-000008.tar.index").exists());
-    assert_eq!(fs::read_to_string(place.path("out/SHA256SUMS")).unwrap().lines().count(), 3);
+    let sums = fs::read_to_string(place.path("out/SHA256SUMS")).unwrap();
+    assert!(others.lines().all(|line| sums.lines().any(|kept| kept == line)), "{sums}");
+    assert_eq!((sums.lines().count(), sums.contains("s-000009"), sums.contains("4  s-")), (6, false, false), "{sums}");
 }
 
 #[test]

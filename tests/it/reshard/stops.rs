@@ -15,6 +15,22 @@ use super::orders::set;
 use super::{Place, SHARDS, members, picture, png};
 use crate::saccade::{at, finish, root, saccade};
 
+#[test]
+fn a_file_that_is_no_index_is_not_written_over() {
+    let place = Place::new();
+    let shard = place.write("in/a.tar", &vec![("x.png".to_owned(), png(&picture(4, 4, 1)))]);
+    fs::create_dir_all(place.path("out")).unwrap();
+    fs::write(place.path("out/s.json"), "{\"mine\": 1}").unwrap();
+    let wanted = |force: bool| {
+        let layout = Layout { name: Some("s".into()), ..Layout::default() };
+        Reshard { layout, force, ..place.copied(std::slice::from_ref(&shard), "out") }
+    };
+    let error = format!("{:#}", reshard(&wanted(false), &mut |_| {}).unwrap_err());
+    assert!(error.contains("s.json: exists already") && error.contains("--force"), "{error}");
+    assert_eq!(place.names("out"), ["s.json"]);
+    reshard(&wanted(true), &mut |_| {}).unwrap();
+}
+
 /// What is done to a file or a folder.
 type Harm = fn(&Path);
 
