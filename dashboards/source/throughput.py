@@ -351,6 +351,59 @@ PROCESS = (
     ],
 )
 
+# Where there is no GPU, or the build has no feature `nvml`, these have no data.
+GPU = (
+    7,
+    [
+        (
+            6,
+            lines(
+                "GPU in use",
+                "Share of the time in which some kernel runs; near 100 % is good. Low while the device waits for data: "
+                "see the row on waiting. Low while limited by train: kernels are too small, a larger train.batch helps.",
+                [target(of_one("saccade_gpu_busy_ratio"), "GPU {{gpu}}")],
+                "percentunit",
+                high=1,
+            ),
+        ),
+        (
+            6,
+            lines(
+                "GPU memory",
+                "In use, by all processes, and there is. Room left: a larger train.batch. Full: the next allocation ends "
+                "the run, so a smaller train.batch with train.accumulate; or somebody else uses the GPU (nvidia-smi).",
+                [
+                    target(of_one("saccade_gpu_memory_used_bytes"), "GPU {{gpu}}"),
+                    target(of_one("saccade_gpu_memory_bytes"), "GPU {{gpu}}, there is"),
+                ],
+                "bytes",
+            ),
+        ),
+        (
+            6,
+            lines(
+                "GPU power and temperature",
+                "Power near the card's limit means that it works. Falling power at a level use, above 80 to 90 degrees: it "
+                "clocks down, see to its cooling.",
+                [
+                    target(of_one("saccade_gpu_power_watts"), "GPU {{gpu}}, watts"),
+                    target(of_one("saccade_gpu_temperature_celsius"), "GPU {{gpu}}, degrees"),
+                ],
+            ),
+        ),
+        (
+            6,
+            lines(
+                "GPU, bytes over PCIe",
+                "Batches on their way to the GPU, and little back. Near what the slot can (32 GB/s for 16 lanes of the "
+                "fourth generation), copies limit: a smaller augment.size, or look for another program on the GPU.",
+                [target(of_one("saccade_gpu_pcie_bytes_per_second"), "GPU {{gpu}}, {{direction}}")],
+                "Bps",
+            ),
+        ),
+    ],
+)
+
 DASHBOARD = dashboard(
     "throughput",
     "Saccade: throughput",
@@ -367,6 +420,8 @@ DASHBOARD = dashboard(
         BYTES,
         "Process",
         PROCESS,
+        "GPU",
+        GPU,
     ],
     several=False,
 )

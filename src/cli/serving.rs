@@ -25,6 +25,10 @@ impl Serving {
         };
         let listener = server::bind(address)?;
         let address = listener.address();
+        #[cfg(feature = "nvml")]
+        if let Err(error) = telemetry.watch_gpus(None) {
+            tracing::warn!("no metrics of GPUs: {error}");
+        }
         let (stop, stopped) = oneshot::channel();
         let telemetry = telemetry.clone();
         let task = runtime.spawn(async move {

@@ -42,7 +42,7 @@ const STEP_SECONDS: &[f64] = &[5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5
 pub const MOST_ENERGIES: usize = 32;
 
 /// Series of one process, buckets too. A new metric may need a higher bound; `dashboards/README.md` states it as well.
-pub const MOST_SERIES: usize = 450;
+pub const MOST_SERIES: usize = 480;
 
 pub const STAGE_SAMPLES: Metric =
     metric("saccade_stage_samples_total", Kind::Counter, &["stage"], "Samples that a stage has finished.");
@@ -186,6 +186,25 @@ pub const PROBE_RIGHT: Metric = metric(
     "Of those, samples that it has classified rightly; the ratio of the two rates is its accuracy.",
 );
 
+pub const GPU_BUSY: Metric = metric(
+    "saccade_gpu_busy_ratio",
+    Kind::Gauge,
+    &["gpu"],
+    "Share of the last moments in which some kernel ran on the GPU, of any process, as its driver tells.",
+);
+pub const GPU_MEMORY_USED: Metric =
+    metric("saccade_gpu_memory_used_bytes", Kind::Gauge, &["gpu"], "Memory of the GPU that is in use, by any process.");
+pub const GPU_MEMORY: Metric = metric("saccade_gpu_memory_bytes", Kind::Gauge, &["gpu"], "Memory that the GPU has.");
+pub const GPU_POWER: Metric = metric("saccade_gpu_power_watts", Kind::Gauge, &["gpu"], "Power that the GPU draws.");
+pub const GPU_TEMPERATURE: Metric =
+    metric("saccade_gpu_temperature_celsius", Kind::Gauge, &["gpu"], "Temperature of the GPU's chip.");
+pub const GPU_PCIE: Metric = metric(
+    "saccade_gpu_pcie_bytes_per_second",
+    Kind::Gauge,
+    &["gpu", "direction"],
+    "Bytes per second that the GPU receives and sends over PCIe, measured over 20 ms.",
+);
+
 pub const BUILD_INFO: Metric =
     metric("saccade_build_info", Kind::Gauge, &["version"], "1; the label says which build this is.");
 pub const RUN_INFO: Metric = metric("saccade_run_info", Kind::Gauge, &["run"], "1; the label names the run.");
@@ -244,6 +263,12 @@ pub const ALL: &[&Metric] = &[
     &SCORE,
     &PROBE_SAMPLES,
     &PROBE_RIGHT,
+    &GPU_BUSY,
+    &GPU_MEMORY_USED,
+    &GPU_MEMORY,
+    &GPU_POWER,
+    &GPU_TEMPERATURE,
+    &GPU_PCIE,
     &BUILD_INFO,
     &RUN_INFO,
     &PROCESS_CPU,

@@ -7,6 +7,7 @@ pub mod bottleneck;
 pub mod catalogue;
 mod connections;
 mod exporter;
+mod gpu;
 mod histogram;
 pub mod log;
 mod machine;
@@ -21,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+pub use gpu::{GpuReading, MOST_GPUS};
 pub use machine::{memory, processor_time};
 pub use stage::{Activity, Queue, QueueMeter, Spell, Stage, StageMeter, StageTotals};
 
@@ -129,6 +131,9 @@ struct Shared {
     probe_right: metrics::Counter,
     machine: Machine,
     window: Mutex<Window>,
+    /// Ends the watch over the GPUs when it goes.
+    #[cfg(feature = "nvml")]
+    gpus: std::sync::OnceLock<std::sync::mpsc::SyncSender<()>>,
 }
 
 impl Telemetry {
@@ -150,6 +155,8 @@ impl Telemetry {
             probe_right: exporter.counter(&catalogue::PROBE_RIGHT, &[]),
             machine: Machine::new(&exporter),
             window: Mutex::new(window),
+            #[cfg(feature = "nvml")]
+            gpus: std::sync::OnceLock::new(),
             exporter,
         }))
     }
@@ -201,6 +208,30 @@ impl Telemetry {
     /// Sets the latest score of an evaluation.
     pub fn set_score(&self, score: &'static str, value: f64) {
         self.0.exporter.gauge(&catalogue::SCORE, &[score]).set(value);
+    }
+
+    /// Sets what the GPU with this number, as its driver counts, tells of itself; nothing from [`MOST_GPUS`] on.
+    pub fn set_gpu(&self, number: u32, reading: &GpuReading) {
+        if number < MOST_GPUS {
+            gpu::set(&self.0.exporter, number, reading);
+        }
+    }
+
+    /// Has a thread look at the GPUs every other second from now on, through the driver's library: `None` is the one of
+    /// that name which the system finds. Without one there are no metrics of GPUs. Does nothing the second time.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    #[cfg(feature = "nvml")]
+    pub fn watch_gpus(&self, library: Option<&std::path::Path>) -> std::io::Result<()> {
+        /// What Linux calls it where no compiler is installed, too.
+        const LIBRARY: &str = "libnvidia-ml.so.1";
+        if self.0.gpus.get().is_none() {
+            let library = library.map_or(LIBRARY.as_ref(), |path| path.as_os_str());
+            // Of two who begin at once, one ends here.
+            let _ = self.0.gpus.set(gpu::watch(library, Arc::downgrade(&self.0.exporter))?);
+        }
+        Ok(())
     }
 
     /// Adds one optimizer step: the time it took, and the time before it in which the trainer waited for its data.

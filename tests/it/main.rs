@@ -60,6 +60,7 @@ mod tensorboard;
 mod collapse;
 // Metrics, the port, the bottleneck; what names metrics beside the code.
 mod telemetry;
+mod gpus;
 mod port;
 mod bottleneck;
 mod dashboards;

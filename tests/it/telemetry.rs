@@ -8,7 +8,7 @@ use std::time::Duration;
 use saccade::pipeline::decode::Reason;
 use saccade::telemetry::bottleneck::limiting;
 use saccade::telemetry::catalogue::{self, Kind};
-use saccade::telemetry::{Gauge, Queue, Stage, StageTotals, Telemetry};
+use saccade::telemetry::{Gauge, GpuReading, Queue, Stage, StageTotals, Telemetry};
 use saccade::train::collapse::{Kind as CollapseKind, Output};
 
 use crate::exposition::{parse, value};
@@ -222,6 +222,7 @@ fn series_stay_within_the_stated_bound_whatever_happens() {
         let others = ["rankme", "probe_top1", "probe_top5", "correlation_dimension", "alpha", "lidar"];
         baselines.iter().chain(&others).for_each(|score| telemetry.set_score(score, 0.5));
         telemetry.set_energies(&[-1.0; 100_000]);
+        (0..100).for_each(|number| telemetry.set_gpu(number, &gpu()));
     };
     everything();
     let series = series(&telemetry);
@@ -326,6 +327,19 @@ fn series(telemetry: &Telemetry) -> usize {
     parse(&telemetry.render()).values().map(|family| family.series.len()).sum()
 }
 
+/// A GPU that tells all.
+fn gpu() -> GpuReading {
+    GpuReading {
+        busy: Some(0.87),
+        memory_used: Some(6e10),
+        memory: Some(8e10),
+        power: Some(612.5),
+        temperature: Some(64.0),
+        pcie_received: Some(1.5e9),
+        pcie_sent: Some(2.5e6),
+    }
+}
+
 /// A telemetry to which a little of everything has happened.
 pub fn used() -> Telemetry {
     let telemetry = Telemetry::new("run");
@@ -347,6 +361,7 @@ pub fn used() -> Telemetry {
     telemetry.set_collapse("target", "complete", false);
     telemetry.set_energies(&[-1.0, -2.5]);
     telemetry.set_score("knn", 0.875);
+    telemetry.set_gpu(0, &gpu());
     telemetry.step(Duration::from_millis(40), Duration::from_millis(125));
     telemetry
 }
