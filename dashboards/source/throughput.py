@@ -356,22 +356,23 @@ GPU = (
     7,
     [
         (
-            6,
+            5,
             lines(
                 "GPU in use",
-                "Share of the time in which some kernel runs; near 100 % is good. Low while the device waits for data: "
-                "see the row on waiting. Low while limited by train: kernels are too small, a larger train.batch helps.",
+                "Share of the time in which some kernel runs; near 100 % is good. Low while the device waits for "
+                "data: see the row on waiting. Low while limited by train: kernels are too small, a larger "
+                "train.batch helps.",
                 [target(of_one("saccade_gpu_busy_ratio"), "GPU {{gpu}}")],
                 "percentunit",
                 high=1,
             ),
         ),
         (
-            6,
+            5,
             lines(
                 "GPU memory",
-                "In use, by all processes, and there is. Room left: a larger train.batch. Full: the next allocation ends "
-                "the run, so a smaller train.batch with train.accumulate; or somebody else uses the GPU (nvidia-smi).",
+                "In use, by all processes, and there is. Room left: a larger train.batch. Full: the next allocation "
+                "ends the run, so train.accumulate for the same batch; or somebody else uses the GPU (nvidia-smi).",
                 [
                     target(of_one("saccade_gpu_memory_used_bytes"), "GPU {{gpu}}"),
                     target(of_one("saccade_gpu_memory_bytes"), "GPU {{gpu}}, there is"),
@@ -380,23 +381,31 @@ GPU = (
             ),
         ),
         (
-            6,
+            4,
             lines(
-                "GPU power and temperature",
-                "Power near the card's limit means that it works. Falling power at a level use, above 80 to 90 degrees: it "
-                "clocks down, see to its cooling.",
-                [
-                    target(of_one("saccade_gpu_power_watts"), "GPU {{gpu}}, watts"),
-                    target(of_one("saccade_gpu_temperature_celsius"), "GPU {{gpu}}, degrees"),
-                ],
+                "GPU power",
+                "Near the card's limit (nvidia-smi tells it) the GPU works as hard as it may. Low at a high use: "
+                "kernels wait for memory. Falling while the temperature is high: it clocks down.",
+                [target(of_one("saccade_gpu_power_watts"), "GPU {{gpu}}")],
+                "watt",
+            ),
+        ),
+        (
+            4,
+            lines(
+                "GPU temperature",
+                "Of the chip. Level is good. High while power falls and steps take longer: it clocks down, see to its "
+                "cooling.",
+                [target(of_one("saccade_gpu_temperature_celsius"), "GPU {{gpu}}")],
+                "celsius",
             ),
         ),
         (
             6,
             lines(
                 "GPU, bytes over PCIe",
-                "Batches on their way to the GPU, and little back. Near what the slot can (32 GB/s for 16 lanes of the "
-                "fourth generation), copies limit: a smaller augment.size, or look for another program on the GPU.",
+                "Batches on their way to the GPU, and little back. Near what its slot can, copies limit: look for "
+                "another program on the GPU, or a card in a slot with too few lanes (nvidia-smi -q tells).",
                 [target(of_one("saccade_gpu_pcie_bytes_per_second"), "GPU {{gpu}}, {{direction}}")],
                 "Bps",
             ),

@@ -7,7 +7,7 @@
 use super::catalogue::{self, Metric};
 use super::exporter::Exporter;
 
-/// GPUs that are told of: no box has more, and the number of series is bounded.
+/// GPUs that are told of, the first of the driver's: most boxes have no more, and the number of series is bounded.
 pub const MOST_GPUS: u32 = 8;
 
 /// What one GPU tells at one time.
@@ -95,7 +95,7 @@ mod driver {
     }
 
     fn reading(device: &Device<'_>) -> GpuReading {
-        // NVML counts kilobytes of 1,000 bytes.
+        // NVML tells KB/s and not whether they are of 1,000 or 1,024 bytes; taken as 1,000.
         let pcie = |counter| device.pcie_throughput(counter).ok().map(|kilobytes| f64::from(kilobytes) * 1000.0);
         let memory = device.memory_info().ok();
         GpuReading {

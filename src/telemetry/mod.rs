@@ -217,14 +217,14 @@ impl Telemetry {
         }
     }
 
-    /// Has a thread look at the GPUs every other second from now on, through the driver's library: `None` is the one of
-    /// that name which the system finds. Without one there are no metrics of GPUs. Does nothing the second time.
+    /// Has a thread look at the GPUs every other second from now on, through `library` or, with `None`, through NVML where
+    /// the system finds it. Without a library there are no metrics of GPUs. Does nothing the second time.
     ///
     /// # Errors
     /// When the thread cannot be started.
     #[cfg(feature = "nvml")]
     pub fn watch_gpus(&self, library: Option<&std::path::Path>) -> std::io::Result<()> {
-        /// What Linux calls it where no compiler is installed, too.
+        /// As the driver installs it; the name without a version comes with development packages alone.
         const LIBRARY: &str = "libnvidia-ml.so.1";
         if self.0.gpus.get().is_none() {
             let library = library.map_or(LIBRARY.as_ref(), |path| path.as_os_str());
