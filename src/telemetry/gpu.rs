@@ -1,7 +1,7 @@
 //! The machine's NVIDIA GPUs, as their driver tells of them.
 //!
-//! Comes in: NVML, the driver's own library, which is opened when a run is watched and may be missing. Goes out: gauges,
-//! brought up to date every other second by a thread of their own, since some answers take 20 ms and a scrape must not.
+//! Comes in: NVML, the driver's own library, which is opened when a run is watched and may be missing. Goes out:
+//! gauges, brought up to date every other second by a thread of their own, since some answers take 20 ms and a scrape must not.
 //! What a GPU does not tell is absent, never an error.
 
 use super::catalogue::{self, Metric};

@@ -217,8 +217,8 @@ impl Telemetry {
         }
     }
 
-    /// Has a thread look at the GPUs every other second from now on, through `library` or, with `None`, through NVML where
-    /// the system finds it. Without a library there are no metrics of GPUs. Does nothing the second time.
+    /// Has a thread look at the GPUs every other second from now on, through `library` or, with `None`, through NVML
+    /// where the system finds it. Without a library there are no metrics of GPUs. Does nothing the second time.
     ///
     /// # Errors
     /// When the thread cannot be started.
