@@ -26,6 +26,7 @@ use crate::run::exchange::{self, Which};
 use crate::run::folder::{self, RunFolder};
 use crate::run::text::count;
 use crate::run::{Event, Outcome, Surroundings, free_folder, ready, show, stream as stream_of};
+use crate::shard::Cache;
 use crate::telemetry::Telemetry;
 use crate::telemetry::server::{self, End};
 use progress::{Progress, bytes, complaints};
@@ -47,7 +48,9 @@ enum Verb {
     #[command(after_help = "Examples:
   saccade train pipelines/quickstart.toml
   saccade train pipelines/quickstart.toml --out runs/wide --set encoder.width=192
-  saccade train --resume runs/quickstart")]
+  saccade train --resume runs/quickstart
+  saccade train pipelines/quickstart.toml --set data.train='s3://bucket/train-*.tar' --set data.cache_gb=200
+The last needs a build with --features remote.")]
     Train(TrainArgs),
     /// Checks a pipeline file and prints what a run of it would be
     #[command(after_help = "Example:\n  saccade check pipelines/quickstart.toml --set train.batch=64")]
@@ -239,7 +242,7 @@ fn train(args: TrainArgs) -> Result<()> {
     let runtime = Runtime::new().context("no threads for the runtime")?;
     let telemetry = Telemetry::new(&name);
     let serving = Serving::start(&config, &telemetry, &runtime)?;
-    let plan = Plan::new(config)?;
+    let plan = Plan::with(config, Cache::from_env().measured(&telemetry))?;
     let folder = match (&args.resume, &args.file) {
         (Some(run), _) => RunFolder::resume(run, &plan)?,
         (None, Some(file)) => {
@@ -346,7 +349,7 @@ fn stream(args: StreamArgs) -> Result<()> {
     let mut config = RunConfig::read(&args.file.file, &args.file.changes.set)?;
     config.stream.workers = args.workers.unwrap_or(config.stream.workers);
     let (runtime, telemetry) = (Runtime::new()?, Telemetry::new("stream"));
-    let plan = Plan::new(config)?;
+    let plan = Plan::with(config, Cache::from_env().measured(&telemetry))?;
     let steps = args.start_step..args.start_step.saturating_add(args.batches);
     let mut batches = stream_of(&plan, steps, Counts::default(), runtime.handle(), &telemetry)?;
     while let Some(batch) = batches.next() {

@@ -18,7 +18,7 @@ use crate::pipeline::{
     self, AugmentConfig, DecodeConfig, MaskConfig, OnLostShard, Order, PipelineError, SaccadeConfig, StreamConfig,
     StreamSpec,
 };
-use crate::shard::{ShardError, ShardSet};
+use crate::shard::{Cache, ShardError, ShardSet};
 use crate::telemetry::TelemetryConfig;
 use crate::train::device::DeviceError;
 use crate::train::model::Loss;
@@ -33,7 +33,7 @@ pub use self::models::{
 };
 pub use self::stops::{Stop, Stops};
 
-use self::checks::{check_memory, check_ranges, value};
+use self::checks::{check_memory, check_ranges, check_room, value};
 
 /// One pipeline file. What changes a result has no default here.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -80,6 +80,9 @@ pub struct DataConfig {
     pub validation: Option<Patterns>,
     /// Shards whose samples are shuffled together.
     pub window: usize,
+    /// Disk that shards fetched from other machines may take, in GB (10^9 bytes); half of what is free when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache_gb: Option<f64>,
     /// What happens when a shard is lost while it is streamed. `"stop"`, unless written otherwise: nothing that was
     /// not asked for is trained on. Not part of a run's course, so that a run that stopped may go on with `"skip"`.
     #[serde(default)]
@@ -260,7 +263,16 @@ impl Plan {
     /// # Errors
     /// When a value is out of range, values do not go together, or shards are missing or damaged.
     pub fn new(config: RunConfig) -> Result<Self, ConfigError> {
+        Self::with(config, Cache::from_env())
+    }
+
+    /// As [`Self::new`], with the folder for what is kept of shards.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with(config: RunConfig, cache: Cache) -> Result<Self, ConfigError> {
         check_ranges(&config)?;
+        let cache = cache.with_room(config.data.cache_gb.map(|gb| (gb * 1e9) as u64));
         let models = models(&config)?;
         let stream = StreamSpec {
             order: Order::Shuffled { seed: config.seed, window: config.data.window },
@@ -273,10 +285,11 @@ impl Plan {
         };
         config.stream.check()?;
         let open = |split, patterns: &Patterns, need_labels| {
-            let set = ShardSet::open(&patterns.to_vec(), need_labels);
+            let set = ShardSet::open_with(&patterns.to_vec(), need_labels, &cache);
             set.map(Arc::new).map_err(|source| ConfigError::Data { split, source })
         };
         let train = open("train", &config.data.train, false)?;
+        check_room(&train, config.data.window)?;
         let need_labels = config.score.is_some();
         let validation = config.data.validation.as_ref().map(|patterns| open("validation", patterns, need_labels));
         let validation = validation.transpose()?;

@@ -1,6 +1,6 @@
 """What the dashboards are made of: queries, panels, and the places of panels on a page 24 columns wide."""
 
-STAGES = ["read", "decode", "augment", "mask", "batch", "upload", "train", "checkpoint", "eval"]
+STAGES = ["fetch", "read", "decode", "augment", "mask", "batch", "upload", "train", "checkpoint", "eval"]
 # These share one pool of workers, so that only the pool as a whole can be busy or idle.
 POOL = "decode|augment|mask|batch"
 
@@ -18,7 +18,7 @@ SKY, ORANGE, GREEN, YELLOW, BLUE, RED, PINK, GREY, DARK, VIOLET, BROWN = (
     "#9A8FD9",
     "#B8860B",
 )
-STAGE_COLOURS = dict(zip(STAGES, [SKY, ORANGE, YELLOW, GREEN, PINK, BLUE, RED, VIOLET, BROWN], strict=True))
+STAGE_COLOURS = dict(zip(STAGES, [GREY, SKY, ORANGE, YELLOW, GREEN, PINK, BLUE, RED, VIOLET, BROWN], strict=True))
 # Waiting is drawn in greys, so that work stands out.
 STARVED, BLOCKED = "#D9D9D9", "#7A7A7A"
 

@@ -68,7 +68,8 @@ NUMBERS = (
             stat(
                 "Limited by",
                 "The stage that is neither starved nor blocked: making any other one faster changes nothing. On a "
-                "GPU it should be train. decode: more stream.workers. read: more stream.reads, or a faster disk.",
+                "GPU it should be train. decode: more stream.workers. read: more stream.reads, or a faster disk. fetch: the "
+                "network.",
                 of_one(limiting()),
                 mappings=LIMITING,
             ),
@@ -204,7 +205,7 @@ QUEUES = (
                 [target(of_one("saccade_queue_depth / (saccade_queue_capacity > 0)"), "{{queue}}")],
                 "percentunit",
                 high=1,
-                colours={"read": SKY, "batches": ORANGE, "uploaded": BLUE},
+                colours={"fetched": GREY, "read": SKY, "batches": ORANGE, "uploaded": BLUE},
             ),
         ),
         (
@@ -351,6 +352,58 @@ PROCESS = (
     ],
 )
 
+# Where all shards are here, the fetchers have no time and no wanted shards.
+REMOTE = (
+    8,
+    [
+        (
+            6,
+            time_of(
+                "Time of fetchers",
+                "What the threads do that fetch shards from other machines. Waiting for room is good: all that fits "
+                "is here. Busy, with readers waiting for input: the network limits; put the shards nearer, or raise "
+                "data.cache_gb until the whole set stays here.",
+                "fetch",
+            ),
+        ),
+        (
+            6,
+            lines(
+                "Bytes fetched per second",
+                "From other machines. Level at what the network can, with the trainer waiting: it limits. 0 once the "
+                "whole set is here.",
+                [target(of_one(rate("saccade_stage_bytes_total", 'stage="fetch"')), "fetched")],
+                "Bps",
+                colours={"fetched": SKY},
+            ),
+        ),
+        (
+            6,
+            lines(
+                "Shards fetched ahead",
+                "Of those that fit into data.cache_gb in the order of reading, how many are here. All of them is good."
+                " Few, and readers wait: see the time of fetchers.",
+                [
+                    target(of_one('saccade_queue_depth{queue="fetched"}'), "here"),
+                    target(of_one('saccade_queue_capacity{queue="fetched"}'), "wanted"),
+                ],
+                decimals=0,
+                colours={"here": BLUE, "wanted": ORANGE},
+            ),
+        ),
+        (
+            6,
+            lines(
+                "Servers asked again",
+                "After failures, since the start, by reason. Some are usual on the internet. Steady growth: look at "
+                "the log, which has the server's words; after five minutes without a byte the run ends.",
+                [target(of_one("sum by (instance, job, reason) (saccade_fetch_retries_total)"), "{{reason}}")],
+                decimals=0,
+            ),
+        ),
+    ],
+)
+
 # Where there is no GPU, or the build has no feature `nvml`, these have no data.
 GPU = (
     7,
@@ -427,6 +480,8 @@ DASHBOARD = dashboard(
         QUEUES,
         "Bytes, bad samples, disk",
         BYTES,
+        "Shards of other machines",
+        REMOTE,
         "Process",
         PROCESS,
         "GPU",

@@ -9,6 +9,7 @@ use tokio::runtime::Runtime;
 use super::{FileArgs, Serving, positive_seconds, say, say_json};
 use crate::config::{Plan, RunConfig};
 use crate::run::bench::{self, Figures};
+use crate::shard::Cache;
 use crate::telemetry::Telemetry;
 use crate::telemetry::server::End;
 
@@ -40,7 +41,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     let config = RunConfig::read(&args.file.file, &args.file.changes.set)?;
     let (runtime, telemetry) = (Runtime::new()?, Telemetry::new("bench"));
     let serving = Serving::start(&config, &telemetry, &runtime)?;
-    let plan = Plan::new(config)?;
+    let plan = Plan::with(config, Cache::from_env().measured(&telemetry))?;
     let limit = Duration::try_from_secs_f64(args.seconds).context("--seconds")?;
     let measured = match args.what {
         What::Data => bench::data(&plan, limit, runtime.handle(), &telemetry),

@@ -12,7 +12,7 @@ use clap::{Args, Subcommand};
 use super::progress::bytes;
 use super::{say, say_json};
 use crate::run::text::count;
-use crate::shard;
+use crate::shard::{self, Cache};
 
 #[derive(Subcommand)]
 pub enum ShardsVerb {
@@ -28,8 +28,13 @@ DIR/NAME.dropped.jsonl. Killed, it goes on when called again as before. WebDatas
 timm/imagenet-1k-wds, need no import: train on them as they are, or make others of them with `saccade shards reshard`.")]
     Import(Box<import::ImportArgs>),
     /// Makes the index of each shard again
+    #[command(after_help = "Example:\n  saccade shards index '/data/train-*.tar'")]
     Index(ShardsArgs),
     /// Says what each shard holds
+    #[command(after_help = "Examples:
+  saccade shards list 'shards/*.tar'
+  saccade shards list --json 's3://bucket/train-*.tar'
+Addresses need a build with --features remote; shards/README.md says how they are fetched, and with which account.")]
     List(ShardsArgs),
     /// Makes other shards of shards: shuffled, merged, filtered, split, with smaller or decoded images
     #[command(after_help = reshard::EXAMPLES)]
@@ -45,7 +50,7 @@ The exit code is 1 where something is wrong.")]
 
 #[derive(Args)]
 pub struct ShardsArgs {
-    /// Paths, brace notation such as 'train-{0000..1023}.tar', or globs
+    /// Paths, brace notation such as 'train-{0000..1023}.tar', globs, or addresses (https://, s3://, gs://)
     #[arg(required = true)]
     shards: Vec<String>,
     /// Prints JSON
@@ -67,7 +72,7 @@ pub fn cores() -> usize {
 pub fn run(verb: ShardsVerb) -> Result<()> {
     match verb {
         ShardsVerb::Index(args) => {
-            let indexes = shard::reindex(&args.shards)?;
+            let indexes = shard::reindex(&args.shards, &Cache::from_env())?;
             if args.json {
                 return say_json(&indexes);
             }
@@ -80,7 +85,7 @@ pub fn run(verb: ShardsVerb) -> Result<()> {
             })
         }
         ShardsVerb::List(args) => {
-            let listings = shard::list(&args.shards)?;
+            let listings = shard::list(&args.shards, &Cache::from_env())?;
             if args.json {
                 return say_json(&listings);
             }

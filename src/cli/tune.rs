@@ -10,6 +10,7 @@ use super::progress::bytes;
 use super::{FileArgs, positive_seconds, say, say_json};
 use crate::config::{Plan, RunConfig};
 use crate::run::tune::{Advice, Row, tune};
+use crate::shard::Cache;
 use crate::telemetry::Telemetry;
 
 #[derive(Args)]
@@ -25,8 +26,9 @@ pub struct TuneArgs {
 }
 
 pub fn run(args: &TuneArgs) -> Result<()> {
-    let plan = Plan::new(RunConfig::read(&args.file.file, &args.file.changes.set)?)?;
     let (runtime, telemetry) = (Runtime::new()?, Telemetry::new("tune"));
+    let config = RunConfig::read(&args.file.file, &args.file.changes.set)?;
+    let plan = Plan::with(config, Cache::from_env().measured(&telemetry))?;
     let time = Duration::try_from_secs_f64(args.seconds).context("--seconds")?;
     if args.json {
         return say_json(&tune(&plan, time, runtime.handle(), &telemetry, &mut |_| Ok(()))?);

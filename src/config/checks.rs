@@ -1,6 +1,9 @@
 //! Whether values of a pipeline file make sense, one by one and together.
 
+use std::cmp::Reverse;
+
 use super::{ConfigError, RunConfig};
+use crate::shard::{Shard, ShardSet};
 use crate::telemetry::memory;
 
 pub(super) fn value(key: &'static str, value: impl std::fmt::Display, why: &str) -> ConfigError {
@@ -47,6 +50,7 @@ pub(super) fn check_ranges(config: &RunConfig) -> Result<(), ConfigError> {
         positive("pixels.deviation", deviation)?;
     }
     at_least_one("data.window", config.data.window as u64)?;
+    config.data.cache_gb.map_or(Ok(()), |gb| positive("data.cache_gb", gb))?;
     at_least_one("checkpoint.every_steps", config.checkpoint.every_steps)?;
     if !(1..=MOST_KEPT).contains(&config.checkpoint.keep) {
         return Err(value("checkpoint.keep", config.checkpoint.keep, &format!("must lie in 1..={MOST_KEPT}")));
@@ -68,6 +72,25 @@ pub(super) const MOST_DEPTH: usize = 1024;
 const MOST_KEPT: usize = 10_000;
 
 /// Refuses queues that this machine has no memory for, before any of it is taken.
+/// Shards whose samples are shuffled together are read together: those of other machines must be here together, and the
+/// next one on its way.
+pub(super) fn check_room(train: &ShardSet, window: usize) -> Result<(), ConfigError> {
+    let Some(room) = train.room() else { return Ok(()) };
+    let mut sizes: Vec<u64> = train.shards().iter().filter(|shard| shard.is_remote()).map(Shard::bytes).collect();
+    sizes.sort_unstable_by_key(|size| Reverse(*size));
+    let needed: u64 = sizes.iter().take(window.saturating_add(1)).sum();
+    if needed <= room {
+        return Ok(());
+    }
+    let why = format!(
+        "so many shards and the next one take up to {} MB, and {} MB are there for what is fetched: lower this, or raise \
+         data.cache_gb",
+        needed.div_ceil(1_000_000),
+        room / 1_000_000
+    );
+    Err(value("data.window", window, &why))
+}
+
 pub(super) fn check_memory(bytes_in_flight: u64, config: &RunConfig) -> Result<(), ConfigError> {
     match memory() {
         Some(memory) if bytes_in_flight > memory => {

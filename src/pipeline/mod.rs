@@ -19,6 +19,7 @@ pub mod jpeg;
 pub mod mask;
 pub mod ppm;
 pub mod queue;
+mod outlook;
 mod read;
 pub mod resample;
 pub mod saccade;
@@ -33,6 +34,7 @@ use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::JoinHandle;
 
 use async_channel::{Receiver, bounded};
@@ -102,6 +104,8 @@ pub struct Pipeline {
     account: Account,
     room: Arc<Semaphore>,
     jobs: Arc<OrderedQueue<Job>>,
+    /// Tells readers that wait for other machines that the pipeline has ended.
+    stop: Arc<AtomicBool>,
     finished: Receiver<Finished>,
     /// Batches that came before their turn.
     early: BTreeMap<u64, Result<Batch, PipelineError>>,
@@ -146,18 +150,20 @@ impl Pipeline {
             blocked: meters.batch.clone(),
         };
         let jobs = Arc::new(OrderedQueue::new(config.jobs_ahead(), waiting));
+        let stop = Arc::new(AtomicBool::new(false));
         let mut pipeline = Self {
             steps: steps.clone(),
             account: Account { counts, most: config.max_bad_share, bad: BTreeMap::new(), left_over: Vec::new() },
             room: Arc::clone(&room),
             jobs: Arc::clone(&jobs),
+            stop: Arc::clone(&stop),
             finished,
             early: BTreeMap::new(),
             queue: meters.batch_queue.clone(),
             tasks: Vec::new(),
             workers: Vec::new(),
         };
-        let planner = Planner::new(Arc::clone(&set), Arc::clone(&spec), Arc::clone(&pool), steps);
+        let planner = Planner::new(Arc::clone(&set), Arc::clone(&spec), Arc::clone(&pool), steps, config.reads);
         let reader = Arc::new(Reader {
             set: Arc::clone(&set),
             spec: Arc::clone(&spec),
@@ -168,8 +174,9 @@ impl Pipeline {
             finished: finished_sender.clone(),
             meter: telemetry.stage(Stage::Read),
             probe: config.probe,
+            stop: Arc::clone(&stop),
         });
-        let shared = Shared { set, spec, pool, jobs, finished: finished_sender, meters, probe: config.probe };
+        let shared = Shared { set, spec, pool, jobs, finished: finished_sender, meters, probe: config.probe, stop };
         for number in 0..config.workers {
             let worker = Worker::new(shared.clone());
             let thread = std::thread::Builder::new().name(format!("saccade-work-{number}"));
@@ -219,6 +226,7 @@ impl Pipeline {
 
     fn close(&mut self) {
         self.steps.start = self.steps.end;
+        self.stop.store(true, Relaxed);
         self.room.close();
         self.jobs.close();
         self.finished.close();

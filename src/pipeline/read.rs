@@ -7,6 +7,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use async_channel::Sender;
@@ -15,6 +16,7 @@ use tokio::sync::{OwnedMutexGuard, Semaphore};
 
 use super::batch::{Open, Pool};
 use super::mask::Sizes;
+use super::outlook::Outlook;
 use super::queue::OrderedQueue;
 use super::source::{Held, Source};
 use super::spec::Probe;
@@ -45,6 +47,9 @@ pub(super) struct Planner {
     steps: Range<u64>,
     epoch: Option<(u64, EpochOrder)>,
     filling: Option<Filling>,
+    outlook: Option<Outlook>,
+    /// Positions by which reading may be behind.
+    lag: u64,
 }
 
 /// The batch that the next samples belong to.
@@ -57,8 +62,11 @@ struct Filling {
 }
 
 impl Planner {
-    pub fn new(set: Arc<ShardSet>, spec: Arc<StreamSpec>, pool: Arc<Pool>, steps: Range<u64>) -> Self {
-        Self { set, spec, pool, steps, epoch: None, filling: None }
+    /// `reads`: how many groups may be read at once.
+    pub fn new(set: Arc<ShardSet>, spec: Arc<StreamSpec>, pool: Arc<Pool>, steps: Range<u64>, reads: usize) -> Self {
+        let outlook = Outlook::new(&set, spec.order, spec.position(steps.end, 0));
+        let lag = (reads * spec.group()) as u64;
+        Self { set, spec, pool, steps, epoch: None, filling: None, outlook, lag }
     }
 
     fn is_done(&self) -> bool {
@@ -73,6 +81,10 @@ impl Planner {
     fn group(&mut self, group: &mut Vec<Job>) {
         group.clear();
         let Some(mut filling) = self.filling.take().or_else(|| self.begin()) else { return };
+        let position = self.spec.position(filling.open.step, filling.place);
+        if let Some(outlook) = &mut self.outlook {
+            outlook.look(&self.set, position.saturating_sub(self.lag));
+        }
         let end = filling.count.min(filling.place + self.spec.group());
         let places = std::mem::replace(&mut filling.place, end)..end;
         group.extend(places.map(|place| self.job(&mut filling, place)));
@@ -135,6 +147,8 @@ pub(super) struct Reader {
     pub finished: Sender<Finished>,
     pub meter: StageMeter,
     pub probe: Probe,
+    /// The pipeline has ended: nothing is worth waiting for any more.
+    pub stop: Arc<AtomicBool>,
 }
 
 impl Drop for Reader {
@@ -193,7 +207,7 @@ impl Reader {
         planner.group(group);
         drop(planner);
         for mut job in group.drain(..) {
-            if !self.fetch(&mut job) {
+            if !self.fetch(&mut job, spell) {
                 break;
             }
             let position = self.spec.position(job.open.step, job.place);
@@ -205,7 +219,12 @@ impl Reader {
     }
 
     /// Reads a sample's bytes; false when its shard is lost and that ends the stream.
-    fn fetch(&self, job: &mut Job) -> bool {
+    fn fetch(&self, job: &mut Job, spell: &mut Spell) -> bool {
+        if self.set.is_awaited(job.sample) {
+            spell.turn_to(Activity::Starved);
+            self.set.await_shard(job.sample, &self.stop);
+            spell.turn_to(Activity::Busy);
+        }
         let start = Instant::now();
         self.probe.at(Stage::Read, job.sample);
         if let Some(held) = Held::find(&self.set, job.sample) {
@@ -213,7 +232,7 @@ impl Reader {
             return true;
         }
         let mut bytes = self.pool.take_sample(self.set.sample(job.sample).length);
-        match (self.set.read(job.sample, &mut bytes), self.spec.on_lost_shard) {
+        match (self.set.read_until(job.sample, &mut bytes, &self.stop), self.spec.on_lost_shard) {
             (Ok(()), _) => {
                 self.meter.finished(start.elapsed(), bytes.len() as u64);
                 job.source = Source::Read(bytes);

@@ -5,6 +5,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use async_channel::Sender;
@@ -48,6 +49,7 @@ pub(super) struct Shared {
     pub finished: Sender<Finished>,
     pub meters: Meters,
     pub probe: Probe,
+    pub stop: Arc<AtomicBool>,
 }
 
 pub(super) struct Worker {
@@ -193,13 +195,13 @@ impl Worker {
 
     /// Reads a sample into the job; what is wrong with it where its shard is lost and that ends nothing.
     fn read(&self, sample: u32, job: &mut Job) -> Result<Option<Unusable>, PipelineError> {
-        let Shared { set, spec, pool, meters, .. } = &self.shared;
+        let Shared { set, spec, pool, meters, stop, .. } = &self.shared;
         let mut bytes = match std::mem::replace(&mut job.source, Source::Read(Vec::new())) {
             Source::Read(bytes) => bytes,
             Source::Held(_) | Source::Stale | Source::Lost(_) => pool.take_sample(set.sample(sample).length),
         };
         let start = Instant::now();
-        let read = set.read(sample, &mut bytes);
+        let read = set.read_until(sample, &mut bytes, stop);
         let length = bytes.len() as u64;
         job.source = Source::Read(bytes);
         match (read, spec.on_lost_shard) {

@@ -16,7 +16,9 @@ use crate::pipeline::Reason;
 use crate::pipeline::augment::Crop;
 use crate::pipeline::decode::{Decoder, Unusable, header};
 use crate::pipeline::{DecodeConfig, JpegDecoder};
-use crate::shard::{Examined, ProblemKind, Report, Sum, Sums, Through, examine_through, expand, report, walk_all};
+use crate::shard::{
+    Cache, Examined, ProblemKind, Report, Sum, Sums, Through, examine_through, expand, report, walk_all,
+};
 
 /// Images read and waiting to be decoded.
 const MOST_WAITING_BYTES: u64 = 256 << 20;
@@ -81,14 +83,15 @@ struct Job<'b> {
 /// the report.
 pub fn verify(wanted: &Verify, tell: &mut dyn FnMut(&Read)) -> Result<Verified> {
     let start = Instant::now();
-    let paths = expand(&wanted.shards)?;
-    let mut beside = Sums::default();
+    let cache = Cache::from_env();
+    let paths = expand(&wanted.shards, &cache)?;
+    let mut beside = Sums::new(&cache);
     let (examined, images_decoded, checksums) = if wanted.quick {
-        (walk_all(&paths), 0, 0)
+        (walk_all(&paths, &cache), 0, 0)
     } else {
         let sums = paths.iter().map(|path| beside.of(path)).collect::<Result<Vec<_>, _>>()?;
         let checksums = sums.iter().filter(|sum| matches!(sum, Sum::Listed(_))).count();
-        let (examined, images) = read_all(&paths, &sums, wanted.workers, tell)?;
+        let (examined, images) = read_all(&paths, &cache, &sums, wanted.workers, tell)?;
         (examined, images, checksums)
     };
     let mut report = report(examined, wanted.classes);
@@ -104,6 +107,7 @@ pub fn verify(wanted: &Verify, tell: &mut dyn FnMut(&Read)) -> Result<Verified> 
 
 fn read_all(
     paths: &[PathBuf],
+    cache: &Cache,
     sums: &[Sum],
     workers: usize,
     tell: &mut dyn FnMut(&Read),
@@ -118,7 +122,7 @@ fn read_all(
             // Those that were started end when nothing can come any more, which dropping `jobs` says.
             started.context("threads of --workers cannot be started")?;
         }
-        let reading = || read(&belt, jobs, paths, sums);
+        let reading = || read(&belt, jobs, paths, cache, sums);
         named("saccade-read".into()).spawn_scoped(scope, reading).context("a thread to read cannot be started")?;
         let taken = take(&belt, paths, tell);
         // The scope waits for the threads, which end with the belt.
@@ -128,7 +132,7 @@ fn read_all(
 }
 
 /// The reader's life: every shard from end to end, its images to the decoders.
-fn read<'b>(belt: &'b Belt<Found>, jobs: Sender<Job<'b>>, paths: &[PathBuf], sums: &[Sum]) {
+fn read<'b>(belt: &'b Belt<Found>, jobs: Sender<Job<'b>>, paths: &[PathBuf], cache: &Cache, sums: &[Sum]) {
     for (shard, (path, sum)) in paths.iter().zip(sums).enumerate() {
         let mut take = |key: &str, bytes: &[u8]| {
             if !belt.wait() {
@@ -137,7 +141,7 @@ fn read<'b>(belt: &'b Belt<Found>, jobs: Sender<Job<'b>>, paths: &[PathBuf], sum
             let turn = belt.begin(bytes.len() as u64);
             jobs.send(Job { turn, key: key.into(), bytes: bytes.to_vec() }).is_ok()
         };
-        let examined = Box::new(examine_through(path, &mut Through { sum, take: &mut take }));
+        let examined = Box::new(examine_through(path, cache, &mut Through { sum, take: &mut take }));
         if !belt.wait() {
             return;
         }

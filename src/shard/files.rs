@@ -120,9 +120,14 @@ pub fn read_at_once(_: &File, _: u64, _: &mut [u8]) -> bool {
 }
 
 impl OpenFiles {
+    /// The open file of a shard, if it is open.
+    pub fn find(&self, shard: usize) -> Option<Arc<Opened>> {
+        self.lock().find(shard)
+    }
+
     /// The open file of a shard, opened now if it is not.
     pub fn get(&self, shard: usize, path: &Path) -> io::Result<Arc<Opened>> {
-        if let Some(file) = self.lock().find(shard) {
+        if let Some(file) = self.find(shard) {
             return Ok(file);
         }
         // The lock is not held while opening, which may wait for a network.
@@ -143,6 +148,12 @@ impl OpenFiles {
         let forgotten = self.lock().by_shard.remove(&shard);
         // Taking back a map takes time, and nobody need wait for it.
         drop(forgotten);
+    }
+
+    /// Closes all files but those of some shards.
+    pub fn keep(&self, is_kept: impl Fn(usize) -> bool) {
+        let open: Vec<usize> = self.lock().by_shard.keys().copied().collect();
+        open.into_iter().filter(|shard| !is_kept(*shard)).for_each(|shard| self.forget(shard));
     }
 
     /// No panic happens while the lock is held, so a poisoned lock guards sound slots.

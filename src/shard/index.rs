@@ -1,18 +1,10 @@
-//! A shard's table, kept: made on first use, read back while the shard's size and time are the same.
+//! A shard's table as bytes, with the size and time of the shard that it is of.
 //!
-//! The file is ours: a magic, a version, the shard's stamp, the table, and a SHA-256 over all of it. Whatever is wrong
-//! with an index file, the answer is to make it again; it never stops a run. It is written beside its place and
-//! renamed, so that readers see the old file or the new one.
+//! The file is ours: a magic, a version, the shard's stamp, the table, and a SHA-256 over all of it.
 
-use std::env;
-use std::ffi::{OsStr, OsString};
-use std::fs::{self, File, Metadata};
-use std::io;
-use std::os::unix::ffi::OsStrExt;
+use std::fs::{File, Metadata};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::process;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
@@ -26,12 +18,15 @@ const VERSION: u32 = 1;
 
 const DIGEST_BYTES: usize = 32;
 
-/// Magic, version, stamp, four counts and digest.
-const MOST_FRAME_BYTES: u64 = 128;
-
-/// Bytes of an index per byte of its shard: a byte of a name that is not UTF-8 is written as `\xNN`, and the rows of a
-/// sample are smaller than the headers they describe.
-const MOST_GROWTH: u64 = 4;
+/// The bytes of an index at most: what is larger is none of such a shard.
+pub fn most_bytes(shard_bytes: u64) -> u64 {
+    /// Magic, version, stamp, four counts and digest.
+    const FRAME_BYTES: u64 = 128;
+    /// Per byte of the shard: a byte of a name that is not UTF-8 is written as `\xNN`, and the rows of a sample are
+    /// smaller than the headers they describe.
+    const GROWTH: u64 = 4;
+    shard_bytes.saturating_mul(GROWTH).saturating_add(FRAME_BYTES)
+}
 
 /// A file's size in bytes and its modification time since 1970, by which a change is noticed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,39 +43,6 @@ pub struct Index {
     pub table: Table,
 }
 
-/// The folder for the indexes of shards whose own folder is read-only; none where no home is known.
-#[derive(Clone, Debug)]
-pub struct Cache(Option<PathBuf>);
-
-impl Cache {
-    /// `$SACCADE_CACHE`, else `$XDG_CACHE_HOME/saccade`, else `~/.cache/saccade`.
-    pub fn from_env() -> Self {
-        Self::from_variables(|name| env::var_os(name).filter(|value| !value.is_empty()))
-    }
-
-    /// Like [`Cache::from_env`], over any source of variables.
-    pub fn from_variables(variable: impl Fn(&str) -> Option<OsString>) -> Self {
-        let own = variable("SACCADE_CACHE").map(PathBuf::from);
-        let shared = || variable("XDG_CACHE_HOME").map(|folder| Path::new(&folder).join("saccade"));
-        let home = || variable("HOME").map(|folder| Path::new(&folder).join(".cache/saccade"));
-        Self(own.or_else(shared).or_else(home))
-    }
-
-    pub fn folder(&self) -> Option<&Path> {
-        self.0.as_deref()
-    }
-
-    /// The place of a shard's index in the cache; the shard's full path is part of it, since names repeat.
-    pub fn place(&self, shard: &Path) -> Option<PathBuf> {
-        let full = shard.canonicalize().ok()?;
-        let path_digest = hex(&Sha256::digest(full.as_os_str().as_bytes()));
-        let mut name = OsString::from(path_digest.get(..16)?);
-        name.push("-");
-        name.push(index_name(shard)?);
-        Some(self.folder()?.join(name))
-    }
-}
-
 impl Stamp {
     pub fn of(metadata: &Metadata) -> Self {
         Self { size: metadata.size(), seconds: metadata.mtime(), nanoseconds: metadata.mtime_nsec() }
@@ -88,36 +50,15 @@ impl Stamp {
 }
 
 impl Index {
-    /// Reads the kept index, or walks the shard and keeps what it found.
+    /// Walks a shard, header by header.
     ///
     /// # Errors
-    /// A shard that cannot be opened or is damaged. An index that cannot be kept is made again next time.
-    pub fn open(shard: &Path, cache: &Cache) -> Result<Self, ShardError> {
-        let metadata = fs::metadata(shard).map_err(|source| ShardError::Open { path: shard.to_owned(), source })?;
-        let stamp = Stamp::of(&metadata);
-        match kept(shard, stamp, beside(shard)).or_else(|| kept(shard, stamp, cache.place(shard))) {
-            Some(index) => Ok(index),
-            None => Self::make(shard, cache).map(|(index, _)| index),
-        }
-    }
-
-    /// Walks the shard whatever is kept, and tells where the new index lies, if it could be kept at all.
-    ///
-    /// # Errors
-    /// As [`Index::open`].
-    pub fn make(shard: &Path, cache: &Cache) -> Result<(Self, Option<PathBuf>), ShardError> {
-        let index = Self::walk(shard)?;
-        let place = index.keep(shard, cache);
-        tracing::debug!(shard = %shard.display(), samples = index.table.len(), kept = ?place, "index made");
-        Ok((index, place))
-    }
-
-    fn walk(shard: &Path) -> Result<Self, ShardError> {
+    /// A shard that cannot be read, is damaged, or changes meanwhile.
+    pub fn walk(file: &File, shard: &Path) -> Result<Self, ShardError> {
         let path = || shard.to_owned();
         let opened = |source| ShardError::Open { path: path(), source };
-        let file = File::open(shard).map_err(opened)?;
         let stamp = Stamp::of(&file.metadata().map_err(opened)?);
-        let table = Table::of(&file, stamp.size);
+        let table = Table::of(file, stamp.size);
         if Stamp::of(&file.metadata().map_err(opened)?) != stamp {
             return Err(ShardError::Unsettled { path: path() });
         }
@@ -125,17 +66,10 @@ impl Index {
         Ok(Self { stamp, table })
     }
 
-    pub(super) fn keep(&self, shard: &Path, cache: &Cache) -> Option<PathBuf> {
+    /// SHA-256 over all that an index says.
+    pub fn digest(&self) -> [u8; DIGEST_BYTES] {
         let bytes = self.encode();
-        // The mode is asked as well as the attempt made, because root may write where nobody is meant to.
-        let folder = shard.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let read_only = fs::metadata(folder).is_ok_and(|metadata| metadata.permissions().readonly());
-        let beside = beside(shard).filter(|_| !read_only).filter(|place| write(place, &bytes).is_ok());
-        beside.or_else(|| {
-            let place = cache.place(shard)?;
-            fs::create_dir_all(place.parent()?).ok()?;
-            write(&place, &bytes).is_ok().then_some(place)
-        })
+        bytes.last_chunk().copied().unwrap_or_default()
     }
 
     /// The bytes of the index file, which [`Index::decode`] reads.
@@ -190,42 +124,6 @@ impl Index {
         };
         (fields.0.is_empty() && is_sound(&table, stamp.size)).then_some(Self { stamp, table })
     }
-}
-
-/// Where the index of a shard is kept when its folder can be written.
-pub fn beside(shard: &Path) -> Option<PathBuf> {
-    Some(shard.with_file_name(index_name(shard)?))
-}
-
-fn index_name(shard: &Path) -> Option<OsString> {
-    let mut name = shard.file_name()?.to_owned();
-    name.push(".index");
-    Some(name)
-}
-
-fn kept(shard: &Path, stamp: Stamp, place: Option<PathBuf>) -> Option<Index> {
-    let place = place?;
-    // What is larger is no index of this shard and not worth the memory.
-    let length = fs::metadata(&place).ok()?.len();
-    if length > stamp.size.saturating_mul(MOST_GROWTH).saturating_add(MOST_FRAME_BYTES) {
-        return None;
-    }
-    let index = Index::decode(&fs::read(&place).ok()?).filter(|index| index.stamp == stamp);
-    if index.is_none() {
-        tracing::debug!(shard = %shard.display(), index = %place.display(), "index is stale or damaged");
-    }
-    index
-}
-
-fn write(place: &Path, bytes: &[u8]) -> io::Result<()> {
-    static WRITTEN: AtomicU64 = AtomicU64::new(0);
-    let unique = format!(".{}-{}.tmp", process::id(), WRITTEN.fetch_add(1, Ordering::Relaxed));
-    let mut name = OsString::from(".");
-    name.push(place.file_name().unwrap_or(OsStr::new("index")));
-    name.push(unique);
-    let beside = place.with_file_name(name);
-    let renamed = fs::write(&beside, bytes).and_then(|()| fs::rename(&beside, place));
-    renamed.inspect_err(|_| drop(fs::remove_file(&beside)))
 }
 
 fn encode_sample(row: &SampleRow, bytes: &mut Vec<u8>) {

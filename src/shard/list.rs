@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::index::{Cache, Index};
-use super::{Label, ShardError, expand, in_parallel};
+use super::index::Index;
+use super::{Cache, Label, ShardError, expand, in_parallel};
 
 /// What a shard holds.
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -31,10 +31,9 @@ pub struct Reindexed {
 ///
 /// # Errors
 /// As [`super::ShardSet::open`], but shards without samples are fine.
-pub fn list(patterns: &[String]) -> Result<Vec<Listing>, ShardError> {
-    let cache = Cache::from_env();
-    in_parallel(&expand(patterns)?, |shard| {
-        let Index { stamp, table } = Index::open(shard, &cache)?;
+pub fn list(patterns: &[String], cache: &Cache) -> Result<Vec<Listing>, ShardError> {
+    in_parallel(&expand(patterns, cache)?, |shard| {
+        let Index { stamp, table } = Index::open(shard, cache)?;
         let mut labels = BTreeMap::new();
         for sample in table.samples() {
             if let Label::Known(label) = sample.label {
@@ -49,10 +48,9 @@ pub fn list(patterns: &[String]) -> Result<Vec<Listing>, ShardError> {
 ///
 /// # Errors
 /// As [`list`].
-pub fn reindex(patterns: &[String]) -> Result<Vec<Reindexed>, ShardError> {
-    let cache = Cache::from_env();
-    in_parallel(&expand(patterns)?, |shard| {
-        let (index, place) = Index::make(shard, &cache)?;
+pub fn reindex(patterns: &[String], cache: &Cache) -> Result<Vec<Reindexed>, ShardError> {
+    in_parallel(&expand(patterns, cache)?, |shard| {
+        let (index, place) = Index::make(shard, cache)?;
         Ok(Reindexed { shard: shard.clone(), samples: index.table.len(), index: place })
     })
 }

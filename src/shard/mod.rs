@@ -3,6 +3,8 @@
 //! A shard is walked once, header by header; what is found is kept in an index file beside it, so that every later run
 //! knows each sample's place without reading the shard. Nothing here looks into an image.
 
+mod ahead;
+pub mod cache;
 mod files;
 pub mod import;
 pub mod index;
@@ -10,6 +12,7 @@ mod list;
 mod map;
 mod order;
 mod pattern;
+pub mod remote;
 mod set;
 mod source;
 mod sums;
@@ -24,10 +27,13 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
-pub use self::index::{Cache, Index, Stamp, hex};
+pub use self::ahead::Ahead;
+pub use self::cache::{Cache, Here};
+pub use self::index::{Index, Stamp, hex};
 pub use self::list::{Listing, Reindexed, list, reindex};
 pub use self::order::EpochOrder;
 pub use self::pattern::expand;
+use self::remote::RemoteError;
 pub use self::set::{Complaint, Held, SampleRef, Shard, ShardSet, Why};
 pub use self::source::Source;
 pub use self::sums::{Sum, Sums};
@@ -58,6 +64,8 @@ pub enum ShardError {
     SameShard { path: PathBuf, first: PathBuf },
     #[error("{path}: cannot be opened")]
     Open { path: PathBuf, source: io::Error },
+    #[error("{path}: cannot be had")]
+    Remote { path: PathBuf, source: RemoteError },
     #[error("{path}: damaged shard")]
     Damaged { path: PathBuf, source: TarError },
     #[error("{path}: changed while its index was being made, start again once it is whole")]

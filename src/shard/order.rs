@@ -13,16 +13,22 @@ pub struct EpochOrder(Vec<u32>);
 impl EpochOrder {
     /// `window`: in shards; 0 counts as 1.
     pub fn new(set: &ShardSet, seed: u64, epoch: u64, window: usize) -> Self {
-        let mut shards: Vec<_> = set.shards().iter().collect();
-        Draws::new(seed, epoch, 0, Purpose::ShardOrder).shuffle(&mut shards);
-
+        let shards = Self::shards(set, seed, epoch);
         let mut order = Vec::with_capacity(set.len());
         for (number, window) in shards.chunks(window.max(1)).enumerate() {
             let start = order.len();
-            order.extend(window.iter().flat_map(|shard| shard.first()..shard.first() + shard.len() as u32));
+            let window = window.iter().filter_map(|shard| set.shards().get(*shard));
+            order.extend(window.flat_map(|shard| shard.first()..shard.first() + shard.len() as u32));
             Draws::new(seed, epoch, number as u64, Purpose::SampleOrder).shuffle(&mut order[start..]);
         }
         Self(order)
+    }
+
+    /// The numbers of all shards, in the order in which the epoch comes to them: so many at a time make a window.
+    pub fn shards(set: &ShardSet, seed: u64, epoch: u64) -> Vec<usize> {
+        let mut shards: Vec<usize> = (0..set.shards().len()).collect();
+        Draws::new(seed, epoch, 0, Purpose::ShardOrder).shuffle(&mut shards);
+        shards
     }
 
     /// The number of the sample at a place of the epoch.

@@ -7,7 +7,8 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::ShardError;
+use super::remote::is_remote;
+use super::{Cache, ShardError};
 
 /// More shards than any data set has; what stands for more is a slip of the pen.
 const MOST_SHARDS: usize = 1_000_000;
@@ -20,7 +21,7 @@ const MOST_GROUPS: usize = 64;
 /// # Errors
 /// A pattern that matches nothing, a named shard that does not exist, braces that cannot be read, a shard named twice,
 /// be it by two names.
-pub fn expand(patterns: &[String]) -> Result<Vec<PathBuf>, ShardError> {
+pub fn expand(patterns: &[String], cache: &Cache) -> Result<Vec<PathBuf>, ShardError> {
     let mut shards = Vec::new();
     for pattern in patterns {
         if Path::new(pattern).is_file() {
@@ -28,7 +29,7 @@ pub fn expand(patterns: &[String]) -> Result<Vec<PathBuf>, ShardError> {
             continue;
         }
         for name in expand_braces(pattern)? {
-            add_matches(&name, pattern, &mut shards)?;
+            add_matches(&name, pattern, cache, &mut shards)?;
         }
     }
     if shards.is_empty() {
@@ -38,9 +39,13 @@ pub fn expand(patterns: &[String]) -> Result<Vec<PathBuf>, ShardError> {
     Ok(shards)
 }
 
-fn add_matches(name: &str, pattern: &str, shards: &mut Vec<PathBuf>) -> Result<(), ShardError> {
+fn add_matches(name: &str, pattern: &str, cache: &Cache, shards: &mut Vec<PathBuf>) -> Result<(), ShardError> {
     let path = PathBuf::from(name);
-    if path.is_file() {
+    if is_remote(&path) {
+        // Whether a shard that is named is there, its server tells when it is looked at.
+        let found = if is_glob(name) { far_glob(name, cache)? } else { vec![path] };
+        shards.extend(found);
+    } else if path.is_file() {
         shards.push(path);
     } else if is_glob(name) {
         let found = glob(name);
@@ -173,6 +178,23 @@ fn glob(pattern: &str) -> Vec<PathBuf> {
     found.retain(|path| path.is_file() && path.extension().is_none_or(|extension| extension != "index"));
     found.sort_unstable();
     found
+}
+
+/// The objects of a store that match, sorted.
+fn far_glob(pattern: &str, cache: &Cache) -> Result<Vec<PathBuf>, ShardError> {
+    let wanted: Vec<Vec<char>> = pattern.split('/').map(|component| component.chars().collect()).collect();
+    let is_match = |name: &str| {
+        let components: Vec<&str> = name.split('/').collect();
+        components.len() == wanted.len()
+            && components.iter().zip(&wanted).all(|(name, wanted)| matches(wanted, name))
+            && !name.ends_with(".index")
+    };
+    let found = cache.depot().and_then(|depot| depot.list(pattern, is_match));
+    let found = found.map_err(|source| ShardError::Remote { path: pattern.into(), source })?;
+    if found.is_empty() {
+        return Err(ShardError::NoMatch { pattern: pattern.to_owned() });
+    }
+    Ok(found.into_iter().map(PathBuf::from).collect())
 }
 
 fn step(folder: &Path, component: &str) -> Vec<PathBuf> {

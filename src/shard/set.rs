@@ -9,13 +9,15 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use sha2::{Digest, Sha256};
 
 use super::files::{OpenFiles, Opened, is_same, read_at_once};
-use super::index::{Cache, Index, Stamp, hex};
+use super::index::{Index, Stamp, hex};
+use super::remote::{Depot, Id, RemoteError, is_remote};
 use super::table::{Label, Member, Sample};
-use super::{ReadError, ShardError, expand, in_parallel};
+use super::{Cache, ReadError, ShardError, expand, in_parallel};
 
 /// The largest JPEG that its format allows (65,535 pixels a side) stays below this; a larger image is a slip.
 pub(super) const MOST_IMAGE_BYTES: u64 = 1 << 30;
@@ -26,6 +28,8 @@ pub struct ShardSet {
     shards: Vec<Shard>,
     complaints: Vec<Complaint>,
     files: OpenFiles,
+    /// Of shards on other machines, if there are any.
+    depot: Option<Arc<Depot>>,
 }
 
 /// One shard of a set: the samples that can be used.
@@ -38,6 +42,8 @@ pub struct Shard {
     rows: Vec<Row>,
     /// Whether any of its images is named as a PPM; what they are, their bytes alone tell.
     has_ppm: bool,
+    /// Its number in the set's depot, if it is on another machine.
+    remote: Option<Id>,
 }
 
 /// A key begins where the one of the row before ends, in the shard's one string of keys.
@@ -124,13 +130,24 @@ impl ShardSet {
     /// # Errors
     /// As [`ShardSet::open`].
     pub fn open_with(patterns: &[String], need_labels: bool, cache: &Cache) -> Result<Self, ShardError> {
-        let paths = expand(patterns)?;
+        let paths = expand(patterns, cache)?;
         let opened = in_parallel(&paths, |path| {
             let index = Index::open(path, cache)?;
-            Ok(Shard::of(path, &index, need_labels))
+            let (mut shard, complaints) = Shard::of(path, &index, need_labels);
+            if is_remote(path) {
+                shard.remote = Some(cache.find(path)?.1);
+            }
+            Ok((shard, complaints))
         })?;
-        let mut set =
-            Self { shards: Vec::with_capacity(paths.len()), complaints: Vec::new(), files: OpenFiles::default() };
+        let mut set = Self {
+            shards: Vec::with_capacity(paths.len()),
+            complaints: Vec::new(),
+            files: OpenFiles::default(),
+            depot: None,
+        };
+        if let Some(path) = paths.iter().find(|path| is_remote(path)) {
+            set.depot = Some(cache.find(path)?.0);
+        }
         for (mut shard, complaints) in opened {
             shard.first = set.count();
             if u32::try_from(shard.len()).ok().and_then(|len| shard.first.checked_add(len)).is_none() {
@@ -179,17 +196,28 @@ impl ShardSet {
     /// # Panics
     /// When `number` is not below [`ShardSet::len`].
     pub fn read(&self, number: u32, into: &mut Vec<u8>) -> Result<(), ReadError> {
+        self.read_until(number, into, &AtomicBool::new(false))
+    }
+
+    /// As [`Self::read`], unless `stop` is set while the shard is waited for.
+    ///
+    /// # Errors
+    /// As [`Self::read`], and when `stop` is set.
+    ///
+    /// # Panics
+    /// As [`Self::read`].
+    pub fn read_until(&self, number: u32, into: &mut Vec<u8>, stop: &AtomicBool) -> Result<(), ReadError> {
         let sample = self.sample(number);
         let length = sample.length as usize;
         into.reserve_exact(length.saturating_sub(into.len()));
         // What it held is overwritten, so only what it grows by need be zeroed.
         into.resize(length, 0);
-        match self.try_read(&sample, into) {
+        match self.try_read(&sample, into, stop) {
             Ok(true) => Ok(()),
             // The open file may be another one than its name stands for by now; that one decides.
             _ => {
-                self.files.forget(sample.shard_number);
-                match self.try_read(&sample, into) {
+                self.forget(sample.shard_number);
+                match self.try_read(&sample, into, stop) {
                     Ok(true) => Ok(()),
                     Ok(false) => Err(ReadError::Changed { path: sample.shard.to_owned() }),
                     Err(source) => Err(self.read_error(&sample, source)),
@@ -208,7 +236,7 @@ impl ShardSet {
         let sample = self.sample(number);
         let shard = &self.shards[sample.shard_number];
         let last = sample.length.checked_sub(1).filter(|_| shard.has_ppm && start.len() as u64 <= sample.length)?;
-        let file = self.files.get(sample.shard_number, sample.shard).ok()?;
+        let file = self.here(sample.shard_number).ok()??;
         let reads = |offset, into: &mut [u8]| read_at_once(&file.file, offset, into);
         let is_there = reads(sample.offset, start) && reads(sample.offset + last, &mut [0]);
         let range = sample.offset as usize..(sample.offset + sample.length) as usize;
@@ -243,13 +271,86 @@ impl ShardSet {
     }
 
     /// Whether the bytes are those of the shard that was indexed; asked after reading, so that no change slips through.
-    fn try_read(&self, sample: &SampleRef<'_>, into: &mut [u8]) -> io::Result<bool> {
-        let file = &self.files.get(sample.shard_number, sample.shard)?.file;
+    fn try_read(&self, sample: &SampleRef<'_>, into: &mut [u8], stop: &AtomicBool) -> io::Result<bool> {
+        let remote = self.shards[sample.shard_number].remote.zip(self.depot.as_ref());
+        if let Some((id, depot)) = remote {
+            depot.arrive(id, stop)?;
+        }
+        let opened = match (self.here(sample.shard_number)?, remote) {
+            (Some(opened), _) => opened,
+            (None, Some((id, depot))) => {
+                return match depot.read(id, sample.offset, into, stop) {
+                    Err(RemoteError::Changed) => Ok(false),
+                    other => Ok(other.map(|()| true)?),
+                };
+            }
+            (None, None) => return Err(io::ErrorKind::NotFound.into()),
+        };
+        let file = &opened.file;
         let read = file.read_exact_at(into, sample.offset);
         if !is_same(file, self.shards[sample.shard_number].stamp)? {
             return Ok(false);
         }
         read.map(|()| true)
+    }
+
+    /// A shard's open file; none while it is on another machine only.
+    fn here(&self, shard_number: usize) -> io::Result<Option<Arc<Opened>>> {
+        let shard = &self.shards[shard_number];
+        match shard.remote.zip(self.depot.as_ref()) {
+            None => self.files.get(shard_number, &shard.path).map(Some),
+            Some((id, depot)) => match self.files.find(shard_number) {
+                Some(opened) => Ok(Some(opened)),
+                None => depot.file(id).map(|path| self.files.get(shard_number, &path)).transpose(),
+            },
+        }
+    }
+
+    fn forget(&self, shard_number: usize) {
+        self.files.forget(shard_number);
+        if let Some((id, depot)) = self.shards[shard_number].remote.zip(self.depot.as_ref()) {
+            depot.lost(id);
+        }
+    }
+
+    /// Whether the shard of a sample is on its way here.
+    ///
+    /// # Panics
+    /// When `number` is not below [`ShardSet::len`].
+    pub fn is_awaited(&self, number: u32) -> bool {
+        let Some(depot) = &self.depot else { return false };
+        let shard = &self.shards[self.sample(number).shard_number];
+        shard.remote.is_some_and(|id| depot.is_awaited(id))
+    }
+
+    /// Waits until the shard of a sample is here, or will not be: reading tells which, and why.
+    ///
+    /// # Panics
+    /// When `number` is not below [`ShardSet::len`].
+    pub fn await_shard(&self, number: u32, stop: &AtomicBool) {
+        let shard = &self.shards[self.sample(number).shard_number];
+        if let Some((id, depot)) = shard.remote.zip(self.depot.as_ref()) {
+            let _ = depot.arrive(id, stop);
+        }
+    }
+
+    /// Closes the files of shards that need not stay here.
+    pub(super) fn let_go(&self) {
+        let Some(depot) = &self.depot else { return };
+        let is_kept = |shard: usize| {
+            let remote = self.shards.get(shard).and_then(|shard| shard.remote);
+            remote.is_none_or(|id| depot.is_wanted(id))
+        };
+        self.files.keep(is_kept);
+    }
+
+    pub(super) fn depot(&self) -> Option<&Arc<Depot>> {
+        self.depot.as_ref()
+    }
+
+    /// Bytes that fetched shards may take, where some are fetched.
+    pub fn room(&self) -> Option<u64> {
+        self.depot.as_ref().map(|depot| depot.most())
     }
 
     fn read_error(&self, sample: &SampleRef<'_>, source: io::Error) -> ReadError {
@@ -285,11 +386,28 @@ impl Shard {
         self.stamp.size
     }
 
+    /// Whether it is fetched from another machine.
+    pub fn is_remote(&self) -> bool {
+        self.remote.is_some()
+    }
+
+    /// Its number in the set's depot, if it is on another machine.
+    pub(super) fn remote(&self) -> Option<Id> {
+        self.remote
+    }
+
     fn of(path: &Path, index: &Index, need_labels: bool) -> (Self, Vec<Complaint>) {
         let path: Arc<Path> = Arc::from(path);
         let mut complaints = Vec::new();
-        let mut shard =
-            Self { path, stamp: index.stamp, first: 0, keys: String::new(), rows: Vec::new(), has_ppm: false };
+        let mut shard = Self {
+            path,
+            stamp: index.stamp,
+            first: 0,
+            keys: String::new(),
+            rows: Vec::new(),
+            has_ppm: false,
+            remote: None,
+        };
         for sample in index.table.samples() {
             let (image, why) = judge(&sample, need_labels);
             if let Some(why) = why {

@@ -1,21 +1,20 @@
 //! One shard, opened for taking its samples over into other shards: where each lies, and the bytes of its members.
 
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use rustix::buffer::spare_capacity;
 
 use super::files::is_same;
-use super::index::{Cache, Index, Stamp};
+use super::index::{Index, Stamp};
 use super::table::{Member, Sample};
-use super::{ReadError, ShardError, Table};
+use super::{Cache, Here, ReadError, ShardError, Table};
 
 /// An open shard and its table; shared by all who read it.
 #[derive(Debug)]
 pub struct Source {
     path: PathBuf,
-    file: File,
+    here: Here,
     index: Index,
 }
 
@@ -23,13 +22,13 @@ impl Source {
     /// # Errors
     /// When the shard cannot be opened, is damaged, or changes meanwhile.
     pub fn open(path: &Path, cache: &Cache) -> Result<Self, ShardError> {
-        let opened = |source| ShardError::Open { path: path.to_owned(), source };
         let index = Index::open(path, cache)?;
-        let file = File::open(path).map_err(opened)?;
-        if !is_same(&file, index.stamp).map_err(opened)? {
+        let here = cache.open(path)?;
+        let opened = |source| ShardError::Open { path: path.to_owned(), source };
+        if !is_same(&here.file, index.stamp).map_err(opened)? {
             return Err(ShardError::Unsettled { path: path.to_owned() });
         }
-        Ok(Self { path: path.to_owned(), file, index })
+        Ok(Self { path: path.to_owned(), here, index })
     }
 
     pub fn path(&self) -> &Path {
@@ -49,7 +48,7 @@ impl Source {
     pub fn read_ahead(&self) {
         // Advice that is not taken changes nothing but the time.
         #[cfg(target_os = "linux")]
-        let _ = rustix::fs::fadvise(&self.file, 0, None, rustix::fs::Advice::WillNeed);
+        let _ = rustix::fs::fadvise(&self.here.file, 0, None, rustix::fs::Advice::WillNeed);
     }
 
     pub fn table(&self) -> &Table {
@@ -65,7 +64,7 @@ impl Source {
         let read = |member: Member<'_>| Ok((member.extension.to_owned(), self.read_member(member)?));
         let members = sample.members().map(read).collect::<io::Result<_>>();
         // Asked after reading, so that no change slips through.
-        if !is_same(&self.file, self.index.stamp).map_err(failed)? {
+        if !is_same(&self.here.file, self.index.stamp).map_err(failed)? {
             return Err(ReadError::Changed { path: self.path.clone() });
         }
         members.map_err(failed)
@@ -77,7 +76,7 @@ impl Source {
         while bytes.len() < length {
             let offset = member.offset + bytes.len() as u64;
             // Memory that is read into need not be cleared before; there may be more of it than was asked for.
-            match rustix::io::pread(&self.file, spare_capacity(&mut bytes), offset) {
+            match rustix::io::pread(&self.here.file, spare_capacity(&mut bytes), offset) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error.into()),

@@ -6,21 +6,23 @@ use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use super::ShardError;
+use super::remote::is_remote;
+use super::{Cache, ShardError};
 
 /// The file's name, in the folder of the shards that it is about.
 pub const SUMS: &str = "SHA256SUMS";
 
 /// More than the sums of a million shards with long names.
-const MOST_BYTES: u64 = 1 << 28;
+pub const MOST_BYTES: u64 = 1 << 28;
 
 const DIGITS: usize = 64;
 
 /// The sums of all folders that were asked about.
-#[derive(Default)]
-pub struct Sums {
-    folders: HashMap<PathBuf, Option<HashMap<String, String>>>,
+pub struct Sums<'c> {
+    cache: &'c Cache,
+    folders: HashMap<PathBuf, Option<Arc<HashMap<String, String>>>>,
 }
 
 /// What is known of a shard's sum.
@@ -34,7 +36,11 @@ pub enum Sum {
     Listed(String),
 }
 
-impl Sums {
+impl<'c> Sums<'c> {
+    pub fn new(cache: &'c Cache) -> Self {
+        Self { cache, folders: HashMap::new() }
+    }
+
     /// # Errors
     /// When there is a list that cannot be read.
     pub fn of(&mut self, shard: &Path) -> Result<Sum, ShardError> {
@@ -50,16 +56,22 @@ impl Sums {
     /// # Errors
     /// When there is a list that cannot be read.
     pub fn listed(&mut self, folder: &Path) -> Result<Vec<&String>, ShardError> {
-        let mut names: Vec<_> = self.list(folder)?.into_iter().flat_map(HashMap::keys).collect();
+        let mut names: Vec<_> = self.list(folder)?.into_iter().flat_map(|list| list.keys()).collect();
         names.sort_unstable();
         Ok(names)
     }
 
     fn list(&mut self, folder: &Path) -> Result<Option<&HashMap<String, String>>, ShardError> {
         if !self.folders.contains_key(folder) {
-            self.folders.insert(folder.to_owned(), read(&folder.join(SUMS))?);
+            let list = if is_remote(folder) { self.remote(folder)? } else { read(&folder.join(SUMS))?.map(Arc::new) };
+            self.folders.insert(folder.to_owned(), list);
         }
-        Ok(self.folders.get(folder).and_then(Option::as_ref))
+        Ok(self.folders.get(folder).and_then(Option::as_deref))
+    }
+
+    fn remote(&self, folder: &Path) -> Result<Option<Arc<HashMap<String, String>>>, ShardError> {
+        let list = self.cache.depot().and_then(|depot| depot.sums(&folder.to_string_lossy()));
+        list.map_err(|source| ShardError::Remote { path: folder.join(SUMS), source })
     }
 }
 
@@ -72,10 +84,18 @@ fn read(path: &Path) -> Result<Option<HashMap<String, String>>, ShardError> {
         Ok(_) => {}
     }
     let text = fs::read(path).map_err(unreadable)?;
-    let text = String::from_utf8_lossy(&text);
+    parse(&text).map(Some).map_err(|line| ShardError::Sums { path: path.to_owned(), line })
+}
+
+/// What a list says, by name.
+///
+/// # Errors
+/// The number of the first line that is no checksum.
+pub fn parse(text: &[u8]) -> Result<HashMap<String, String>, usize> {
+    let text = String::from_utf8_lossy(text);
     let mut listed = HashMap::new();
     for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let wrong = || ShardError::Sums { path: path.to_owned(), line: number + 1 };
+        let wrong = || number + 1;
         let (sum, name) = line.split_at_checked(DIGITS).ok_or_else(wrong)?;
         let name = name.strip_prefix("  ").or_else(|| name.strip_prefix(" *")).ok_or_else(wrong)?;
         if !sum.bytes().all(|byte| byte.is_ascii_hexdigit()) {
@@ -83,5 +103,5 @@ fn read(path: &Path) -> Result<Option<HashMap<String, String>>, ShardError> {
         }
         listed.insert(name.trim_start_matches("./").to_owned(), sum.to_ascii_lowercase());
     }
-    Ok(Some(listed))
+    Ok(listed)
 }

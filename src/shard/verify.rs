@@ -8,7 +8,7 @@ use std::convert::Infallible;
 use std::error::Error;
 use std::ffi::OsStr;
 use std::fmt;
-use std::fs::{self, DirEntry, File};
+use std::fs::{self, DirEntry};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -16,10 +16,11 @@ use serde::Serialize;
 
 use super::files::is_same;
 use super::index::Stamp;
+use super::remote::is_remote;
 use super::set::MOST_IMAGE_BYTES;
 use super::table::Builder;
 use super::tar::{TarError, Walk};
-use super::{Label, Sample, ShardError, Sum, Sums, Table, expand, in_parallel};
+use super::{Cache, Here, Label, Sample, ShardError, Sum, Sums, Table, expand, in_parallel};
 
 /// Keys named per problem; the count tells the rest, so that a report on a million samples stays readable.
 const MOST_KEYS: usize = 10;
@@ -120,17 +121,17 @@ pub struct Through<'a> {
 ///
 /// # Errors
 /// Patterns that stand for nothing; what is wrong with a shard itself is part of the report.
-pub fn verify(patterns: &[String]) -> Result<Report, ShardError> {
-    Ok(report(walk_all(&expand(patterns)?), None))
+pub fn verify(patterns: &[String], cache: &Cache) -> Result<Report, ShardError> {
+    Ok(report(walk_all(&expand(patterns, cache)?, cache), None))
 }
 
 /// Walks shards, many at once.
-pub fn walk_all(paths: &[PathBuf]) -> Vec<Examined> {
+pub fn walk_all(paths: &[PathBuf], cache: &Cache) -> Vec<Examined> {
     let walked = in_parallel(paths, |path| {
         Ok::<_, Infallible>(examined(path, |report| {
-            let file = File::open(path)?;
-            report.bytes = Stamp::of(&file.metadata()?).size;
-            let mut walk = Walk::new(&file, report.bytes);
+            let here = open(path, cache)?;
+            report.bytes = Stamp::of(&here.file.metadata()?).size;
+            let mut walk = Walk::new(&here.file, report.bytes);
             let table = Table::walk(&mut walk)?;
             if walk.has_more()? {
                 report.add(ProblemKind::DataAfterEnd, None, None);
@@ -143,12 +144,13 @@ pub fn walk_all(paths: &[PathBuf]) -> Vec<Examined> {
 }
 
 /// Reads a shard once from end to end; its images are handed over in the order in which they stand.
-pub fn examine_through(path: &Path, through: &mut Through) -> Examined {
+pub fn examine_through(path: &Path, cache: &Cache, through: &mut Through) -> Examined {
     examined(path, |report| {
-        let file = File::open(path)?;
+        let here = open(path, cache)?;
+        let file = &here.file;
         let stamp = Stamp::of(&file.metadata()?);
         report.bytes = stamp.size;
-        let mut walk = Walk::through(&file, stamp.size, matches!(through.sum, Sum::Listed(_)));
+        let mut walk = Walk::through(file, stamp.size, matches!(through.sum, Sum::Listed(_)));
         let table = walk_through(&mut walk, through, report);
         if let Err(TarError::Io(_)) = table {
             return table;
@@ -159,10 +161,18 @@ pub fn examine_through(path: &Path, through: &mut Through) -> Examined {
         {
             report.add(ProblemKind::WrongChecksum, None, Some(format!("{found}, should be {listed}")));
         }
-        if !is_same(&file, stamp)? {
+        if !is_same(file, stamp)? {
             report.add(ProblemKind::Damaged, None, Some("changed while it was read".into()));
         }
         table
+    })
+}
+
+fn open(path: &Path, cache: &Cache) -> io::Result<Here> {
+    cache.open(path).map_err(|error| match error {
+        ShardError::Open { source, .. } => source,
+        ShardError::Remote { source, .. } => source.into(),
+        other => io::Error::other(other),
     })
 }
 
@@ -314,9 +324,10 @@ impl Report {
     ///
     /// # Errors
     /// When a list of checksums or a folder cannot be read.
-    pub fn add_beside(&mut self, paths: &[PathBuf], sums: &mut Sums) -> Result<(), ShardError> {
+    pub fn add_beside(&mut self, paths: &[PathBuf], sums: &mut Sums<'_>) -> Result<(), ShardError> {
         let mut folders: BTreeMap<&Path, BTreeSet<&str>> = BTreeMap::new();
-        for path in paths {
+        // What else is there, no web server tells.
+        for path in paths.iter().filter(|path| !is_remote(path)) {
             let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
             folders.entry(path.parent().unwrap_or(Path::new(""))).or_default().insert(name);
         }

@@ -17,7 +17,8 @@ use ::tar::{EntryType, Header};
 use self::beside::{Beside, Hashed};
 pub use self::lists::Dropped;
 pub use self::set::{SetAccount, SetSpec, SetWriter, Split, Written, is_shard_of, replaced_bytes, shard_name};
-use super::index::{Cache, Index, Stamp, hex};
+use super::cache::Cache;
+use super::index::{Index, Stamp, hex};
 use super::table::{self, Builder, LABEL, split_name};
 use super::tar::TarError;
 

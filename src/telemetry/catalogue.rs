@@ -42,7 +42,7 @@ const STEP_SECONDS: &[f64] = &[5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5
 pub const MOST_ENERGIES: usize = 32;
 
 /// Series of one process, buckets too. A new metric may need a higher bound; `dashboards/README.md` states it as well.
-pub const MOST_SERIES: usize = 480;
+pub const MOST_SERIES: usize = 520;
 
 pub const STAGE_SAMPLES: Metric =
     metric("saccade_stage_samples_total", Kind::Counter, &["stage"], "Samples that a stage has finished.");
@@ -91,6 +91,12 @@ pub const BOTTLENECK: Metric = metric(
     Kind::Gauge,
     &["stage"],
     "1 for the stage that limits the run now, the one neither starved nor blocked; 0 for the others.",
+);
+pub const FETCH_RETRIES: Metric = metric(
+    "saccade_fetch_retries_total",
+    Kind::Counter,
+    &["reason"],
+    "Times that a server of shards was asked again after a failure, by reason.",
 );
 
 pub const LOSS: Metric = metric("saccade_loss", Kind::Gauge, &[], "Loss of the latest step whose loss was read.");
@@ -239,6 +245,7 @@ pub const ALL: &[&Metric] = &[
     &QUEUE_DEPTH,
     &QUEUE_CAPACITY,
     &BOTTLENECK,
+    &FETCH_RETRIES,
     &LOSS,
     &LOSS_TERM,
     &FEATURE_DEVIATION,

@@ -9,7 +9,7 @@ use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::serve::Listener;
@@ -83,11 +83,38 @@ impl Listener for Connections {
         let (hold, released) = oneshot::channel();
         self.holds.push_back(hold);
         let over = Some(Box::pin(async move { drop(timeout(LONGEST, released).await) }) as Over);
-        (Connection { stream, over, _place: place }, peer)
+        (Connection { stream, opening: Opening::default(), over, _place: place }, peer)
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
         self.socket.local_addr()
+    }
+}
+
+/// The first bytes that a client sends. HTTP/2 begins with some of its own; it is not spoken here, whose bounds are those
+/// of one request after the other, but the HTTP library would in builds where a client of it is there too.
+#[derive(Default)]
+pub struct Opening {
+    seen: usize,
+    is_judged: bool,
+}
+
+impl Opening {
+    /// # Errors
+    /// As soon as all that came, these bytes too, is how HTTP/2 begins.
+    pub fn judge(&mut self, bytes: &[u8]) -> io::Result<()> {
+        const HTTP2: &[u8] = b"PRI * ";
+        for byte in bytes {
+            if self.is_judged {
+                break;
+            }
+            self.is_judged = HTTP2.get(self.seen) != Some(byte);
+            self.seen += 1;
+            if !self.is_judged && self.seen == HTTP2.len() {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+        }
+        Ok(())
     }
 }
 
@@ -96,6 +123,7 @@ type Over = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// A stream that fails once its time is over or its place is needed.
 pub(super) struct Connection {
     stream: TcpStream,
+    opening: Opening,
     /// None when it is over.
     over: Option<Over>,
     /// None only where the places were closed, which nobody does.
@@ -114,7 +142,9 @@ impl Connection {
 
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.open(context)?.poll_read(context, into)
+        let before = into.filled().len();
+        ready!(self.open(context)?.poll_read(context, into))?;
+        Poll::Ready(self.opening.judge(into.filled().get(before..).unwrap_or_default()))
     }
 }
 

@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+pub use connections::Opening;
 pub use gpu::{GpuReading, MOST_GPUS};
 pub use machine::{memory, processor_time};
 pub use stage::{Activity, Queue, QueueMeter, Spell, Stage, StageMeter, StageTotals};
@@ -232,6 +233,11 @@ impl Telemetry {
             let _ = self.0.gpus.set(gpu::watch(library, Arc::downgrade(&self.0.exporter))?);
         }
         Ok(())
+    }
+
+    /// Counts one more question to a server of shards, after a failure of that kind.
+    pub fn fetch_retried(&self, reason: &'static str) {
+        self.0.exporter.counter(&catalogue::FETCH_RETRIES, &[reason]).increment(1);
     }
 
     /// Adds one optimizer step: the time it took, and the time before it in which the trainer waited for its data.

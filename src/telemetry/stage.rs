@@ -19,6 +19,7 @@ use super::stripe::{STRIPES, own_stripe};
 /// One part of the pipeline's work, in the order in which data flows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Stage {
+    Fetch,
     Read,
     Decode,
     Augment,
@@ -31,7 +32,8 @@ pub enum Stage {
 }
 
 impl Stage {
-    pub const ALL: [Stage; 9] = [
+    pub const ALL: [Stage; 10] = [
+        Stage::Fetch,
         Stage::Read,
         Stage::Decode,
         Stage::Augment,
@@ -45,6 +47,7 @@ impl Stage {
 
     pub const fn name(self) -> &'static str {
         match self {
+            Stage::Fetch => "fetch",
             Stage::Read => "read",
             Stage::Decode => "decode",
             Stage::Augment => "augment",
@@ -67,16 +70,19 @@ impl fmt::Display for Stage {
 /// A bounded queue between two stages, named after what waits in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Queue {
+    /// Shards of other machines: those that are wanted here, and those that are here.
+    Fetched,
     Read,
     Batches,
     Uploaded,
 }
 
 impl Queue {
-    pub const ALL: [Queue; 3] = [Queue::Read, Queue::Batches, Queue::Uploaded];
+    pub const ALL: [Queue; 4] = [Queue::Fetched, Queue::Read, Queue::Batches, Queue::Uploaded];
 
     pub const fn name(self) -> &'static str {
         match self {
+            Queue::Fetched => "fetched",
             Queue::Read => "read",
             Queue::Batches => "batches",
             Queue::Uploaded => "uploaded",

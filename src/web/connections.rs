@@ -17,6 +17,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use crate::telemetry::Opening;
+
 /// Bytes a second that a client must take of an answer, once it has waited: slower than any line that shows pictures.
 const LEAST_RATE: f64 = 16384.0;
 
@@ -43,7 +45,7 @@ impl Listener for Doors {
         let due = Due { at: Arc::default(), patience: self.patience };
         due.begins();
         let alarm = Box::pin(sleep_until(Instant::now() + self.patience));
-        (Connection { stream, due, alarm, _room: room }, address)
+        (Connection { stream, opening: Opening::default(), due, alarm, _room: room }, address)
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -94,6 +96,7 @@ impl Connected<IncomingStream<'_, Doors>> for Due {
 /// A connection that fails once its client is overdue.
 pub struct Connection {
     stream: TcpStream,
+    opening: Opening,
     due: Due,
     alarm: Pin<Box<Sleep>>,
     _room: OwnedSemaphorePermit,
@@ -116,7 +119,9 @@ impl AsyncRead for Connection {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         self.in_time(context)?;
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
+        Poll::Ready(self.opening.judge(buffer.filled().get(before..).unwrap_or_default()))
     }
 }
 

@@ -66,6 +66,9 @@ mod bottleneck;
 mod dashboards;
 // Pipeline files to Plans.
 mod plans;
+// Shards on other machines, through servers that fail.
+#[cfg(feature = "remote")]
+mod remote;
 // The binary: runs killed, stopped and taken up again; the other verbs; a run under a real Prometheus.
 mod runs;
 mod objectives;

@@ -223,6 +223,7 @@ fn series_stay_within_the_stated_bound_whatever_happens() {
         baselines.iter().chain(&others).for_each(|score| telemetry.set_score(score, 0.5));
         telemetry.set_energies(&[-1.0; 100_000]);
         (0..100).for_each(|number| telemetry.set_gpu(number, &gpu()));
+        ["stalled", "cut_off", "checksum", "failed"].iter().for_each(|reason| telemetry.fetch_retried(reason));
     };
     everything();
     let series = series(&telemetry);
@@ -362,6 +363,7 @@ pub fn used() -> Telemetry {
     telemetry.set_energies(&[-1.0, -2.5]);
     telemetry.set_score("knn", 0.875);
     telemetry.set_gpu(0, &gpu());
+    telemetry.fetch_retried("cut_off");
     telemetry.step(Duration::from_millis(40), Duration::from_millis(125));
     telemetry
 }

@@ -97,12 +97,13 @@ impl<'a> Opened<'a> {
         let Some(origin) = self.origins.get(shard as usize) else {
             bail!("shard {shard}: not among those chosen from")
         };
+        // Before the next one, which may need its room on the disk.
+        if self.open.len() >= self.most {
+            self.open.pop_first();
+        }
         let source = Arc::new(Source::open(&origin.path, self.cache)?);
         if source.stamp() != origin.stamp {
             bail!("{}: changed meanwhile, start again once it is whole", origin.path.display());
-        }
-        if self.open.len() >= self.most {
-            self.open.pop_first();
         }
         self.open.insert(shard, Arc::clone(&source));
         Ok(source)

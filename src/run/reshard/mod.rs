@@ -136,7 +136,7 @@ struct Plan {
 pub fn reshard(wanted: &Reshard, tell: &mut dyn FnMut(&Event)) -> Result<Account> {
     let start = Instant::now();
     let cache = Cache::from_env();
-    let listings = list(&wanted.shards)?;
+    let listings = list(&wanted.shards, &cache)?;
     let samples_in: u64 = listings.iter().map(|listing| listing.samples as u64).sum();
     if samples_in == 0 {
         bail!("no samples in {} shards: name files `KEY.jpg` and, for a label, `KEY.cls`", listings.len());

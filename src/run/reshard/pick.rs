@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 
 use super::MOST_SAMPLE_BYTES;
 use crate::draws::{Draws, Purpose};
-use crate::shard::{Cache, Label, Listing, Source, Stamp, hex};
+use crate::shard::{Cache, Index, Label, Listing, Stamp, hex};
 
 /// Which samples are wanted; all, by default.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -168,11 +168,11 @@ pub fn choose(listings: &[Listing], pick: &Pick, ordering: &Ordering, cache: &Ca
     let mut filtered = Filtered::default();
     let (mut origins, mut candidates) = (Vec::with_capacity(listings.len()), Vec::new());
     for (number, listing) in listings.iter().enumerate() {
-        let source = Source::open(&listing.shard, cache)?;
-        if source.table().len() != listing.samples {
+        let Index { stamp, table } = Index::open(&listing.shard, cache)?;
+        if table.len() != listing.samples {
             bail!("{}: changed meanwhile, start again once it is whole", listing.shard.display());
         }
-        for (place, sample) in source.table().samples().enumerate() {
+        for (place, sample) in table.samples().enumerate() {
             unknown.remove(sample.key);
             let label = if let Label::Known(label) = sample.label { Some(label) } else { None };
             let is_of_class = |classes: &Classes| label.is_some_and(|label| classes.contains(label));
@@ -189,7 +189,7 @@ pub fn choose(listings: &[Listing], pick: &Pick, ordering: &Ordering, cache: &Ca
                 candidates.push(Candidate { chosen, digest: Digest128::of(sample.key), label });
             }
         }
-        origins.push(Origin { path: listing.shard.clone(), stamp: source.stamp(), samples: listing.samples });
+        origins.push(Origin { path: listing.shard.clone(), stamp, samples: listing.samples });
     }
     find_duplicates(&mut candidates, ordering.duplicates, &origins, cache)?;
     if let Some(seed) = ordering.shuffle {
@@ -254,8 +254,8 @@ fn refuse_duplicate(
     let (Some(one), Some(two)) = (candidates.get(*first), candidates.get(*other)) else { return Ok(()) };
     let path = |candidate: &Candidate| origins.get(candidate.chosen.shard as usize).map(|origin| origin.path.as_path());
     let (Some(one_path), Some(two_path)) = (path(one), path(two)) else { return Ok(()) };
-    let source = Source::open(two_path, cache)?;
-    let key = source.table().sample(two.chosen.place as usize).map_or("", |sample| sample.key);
+    let index = Index::open(two_path, cache)?;
+    let key = index.table.sample(two.chosen.place as usize).map_or("", |sample| sample.key);
     let (one_path, two_path, count) = (one_path.display(), two_path.display(), found.len());
     bail!(
         "key `{key}` stands in {one_path} and in {two_path}, {count} samples repeat a key: rename them, or keep the \

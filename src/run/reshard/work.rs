@@ -61,7 +61,9 @@ impl<'a> Work<'a> {
         let memory = wanted.memory.unwrap_or_else(|| available_memory().unwrap_or(USUAL_MEMORY) / 2);
         let rest = choice.order.get(from..).unwrap_or_default();
         let bytes: u64 = rest.iter().map(|chosen| chosen.bytes).sum();
-        let fits = bytes <= memory && choice.origins.len() <= MOST_OPEN;
+        let fits = bytes <= memory
+            && choice.origins.len() <= MOST_OPEN
+            && cache.holds(choice.origins.iter().map(|origin| (origin.path.as_path(), origin.stamp.size)))?;
         let is_scattered = wanted.layout.shuffle.is_some() && !fits && !rest.is_empty();
         room::refuse_without_room(wanted, &self.plan.specs, choice, from, is_scattered, cache)?;
         let mut opened =

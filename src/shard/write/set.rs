@@ -17,7 +17,8 @@ use sha2::{Digest, Sha256};
 use super::lists::{self, Dropped, DroppedList};
 use super::state::{Left, Line, State};
 use super::{Sealed, ShardWriter, WriteError, member_bytes, refuse};
-use crate::shard::index::{Cache, beside, hex};
+use crate::shard::cache::{Cache, beside};
+use crate::shard::index::hex;
 
 /// A set that is to be written.
 #[derive(Clone, Debug)]

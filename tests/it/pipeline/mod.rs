@@ -1,5 +1,7 @@
 //! The stream of samples: pure, exact, accounted, bounded and closing.
 
+#[cfg(feature = "remote")]
+mod afar;
 mod held;
 mod limits;
 mod lost;

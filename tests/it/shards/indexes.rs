@@ -8,7 +8,7 @@ use std::path::Path;
 use std::thread;
 
 use proptest::prelude::*;
-use saccade::shard::{Cache, Index, index, reindex};
+use saccade::shard::{Cache, Index, cache, reindex};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
@@ -22,7 +22,7 @@ fn cache_at(folder: &Path) -> Cache {
 fn an_index_is_kept_beside_the_shard_and_made_again_when_the_shard_changes() {
     let folder = folder();
     let path = folder.path().join("s.tar");
-    let kept = index::beside(&path).unwrap();
+    let kept = cache::beside(&path).unwrap();
     let keys = || {
         let set = open_one(&path).unwrap();
         (0..set.len() as u32).map(|number| set.sample(number).key.to_owned()).collect::<Vec<_>>()
@@ -47,7 +47,7 @@ fn an_index_is_kept_beside_the_shard_and_made_again_when_the_shard_changes() {
     write_tar(&path, &[("e.jpg", b"x"), ("f.jpg", b"x")]);
     age(&path, 2_000);
     assert_eq!(keys(), ["c", "d"]);
-    reindex(&[text(&path)]).unwrap();
+    reindex(&[text(&path)], &no_cache()).unwrap();
     assert_eq!(keys(), ["e", "f"]);
     let names: Vec<OsString> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(names.len(), 2, "{names:?}");
@@ -59,7 +59,7 @@ fn an_index_with_any_byte_changed_or_cut_off_is_made_again() {
     let path = folder.path().join("s.tar");
     write_tar(&path, &[("a.jpg", b"aa"), ("a.cls", b"3"), ("b.png", b"b")]);
     let sound = Index::open(&path, &no_cache()).unwrap();
-    let kept = index::beside(&path).unwrap();
+    let kept = cache::beside(&path).unwrap();
     let bytes = fs::read(&kept).unwrap();
     assert_eq!(Index::decode(&bytes).as_ref(), Some(&sound));
     for place in 0..bytes.len() {
@@ -99,7 +99,7 @@ fn an_index_of_long_names_that_are_not_text_is_kept_and_believed() {
     age(&path, 1_000);
     let made = Index::open(&path, &no_cache()).unwrap();
     assert_eq!(made.table.len(), 20);
-    let kept = index::beside(&path).unwrap();
+    let kept = cache::beside(&path).unwrap();
     assert!(fs::metadata(&kept).unwrap().len() > fs::metadata(&path).unwrap().len());
     // The shard's time and size are unchanged: only an index that is believed still finds twenty samples.
     let size = fs::metadata(&path).unwrap().len();
@@ -141,7 +141,7 @@ fn a_read_only_folder_has_its_indexes_in_the_cache() {
     assert_eq!(place, cache.place(&path));
     assert_eq!(Index::decode(&fs::read(place.unwrap()).unwrap()).as_ref(), Some(&made));
     assert_eq!(Index::open(&path, &cache).unwrap(), made);
-    assert!(!index::beside(&path).unwrap().exists());
+    assert!(!cache::beside(&path).unwrap().exists());
 
     // Nowhere to keep it is no reason to stop.
     let (unkept, place) = Index::make(&path, &no_cache()).unwrap();
@@ -180,7 +180,7 @@ fn an_index_place_that_is_taken_by_a_folder_does_no_harm() {
     let (shards, caches) = (folder(), folder());
     let path = shards.path().join("s.tar");
     write_tar(&path, &[("a.jpg", b"x")]);
-    fs::create_dir(index::beside(&path).unwrap()).unwrap();
+    fs::create_dir(cache::beside(&path).unwrap()).unwrap();
     let cache = cache_at(caches.path());
     assert_eq!(Index::make(&path, &cache).unwrap().1, cache.place(&path));
     assert_eq!(fs::read_dir(shards.path()).unwrap().count(), 2);

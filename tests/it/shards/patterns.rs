@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use proptest::prelude::*;
 use saccade::shard::{ShardError, expand};
 
-use super::{folder, text};
+use super::{folder, no_cache, text};
 
 #[test]
 fn braces_expand_in_the_order_in_which_they_are_written() {
@@ -18,7 +18,7 @@ fn braces_expand_in_the_order_in_which_they_are_written() {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, "").unwrap();
         }
-        let found = expand(&[format!("{}/{pattern}", folder.path().display())]).unwrap();
+        let found = expand(&[format!("{}/{pattern}", folder.path().display())], &no_cache()).unwrap();
         let names: Vec<&str> =
             found.iter().map(|path| path.strip_prefix(folder.path()).unwrap().to_str().unwrap()).collect();
         assert_eq!(names, expected, "{pattern}");
@@ -46,7 +46,7 @@ fn a_name_that_exists_is_taken_as_it_stands() {
     fs::write(folder.path().join("c1.tar"), "").unwrap();
     for name in ["a{1..2}.tar", "b[1].tar", "c*.tar"] {
         let path = folder.path().join(name);
-        assert_eq!(expand(&[text(&path)]).unwrap(), [path]);
+        assert_eq!(expand(&[text(&path)], &no_cache()).unwrap(), [path]);
     }
 }
 
@@ -61,7 +61,7 @@ fn globs_match_files_and_are_sorted() {
         fs::write(path, "").unwrap();
     }
     let check = |pattern: &str, expected: &[&str]| {
-        let found = expand(&[format!("{}/{pattern}", folder.path().display())]);
+        let found = expand(&[format!("{}/{pattern}", folder.path().display())], &no_cache());
         let found = found.unwrap_or_else(|error| panic!("{pattern}: {error}"));
         let names: Vec<&str> =
             found.iter().map(|path| path.strip_prefix(folder.path()).unwrap().to_str().unwrap()).collect();
@@ -89,7 +89,7 @@ fn patterns_that_stand_for_nothing_are_refused_by_name() {
     fs::write(folder.path().join("a-2.tar"), "").unwrap();
     fs::create_dir(folder.path().join("sub")).unwrap();
     let check = |pattern: &str, expected: &str| {
-        let error = expand(&[format!("{}/{pattern}", folder.path().display())]).unwrap_err().to_string();
+        let error = expand(&[format!("{}/{pattern}", folder.path().display())], &no_cache()).unwrap_err().to_string();
         assert_eq!(error.replace(&text(folder.path()), "DIR"), expected);
     };
     check("a-{0..2}.tar", "DIR/a-1.tar: shard not found, named by `DIR/a-{0..2}.tar`");
@@ -107,7 +107,7 @@ fn patterns_that_stand_for_nothing_are_refused_by_name() {
     check("{0..9999}{0..9999}", "DIR/{0..9999}{0..9999}: stands for more than 1000000 shards");
     check("{0..9223372036854775807}", "DIR/{0..9223372036854775807}: stands for more than 1000000 shards");
     check("{a-0,a-2,a-0}.tar", "DIR/a-0.tar: listed twice, a shard may be named only once");
-    assert!(matches!(expand(&[]), Err(ShardError::NoPatterns)));
+    assert!(matches!(expand(&[], &no_cache()), Err(ShardError::NoPatterns)));
 }
 
 #[test]
@@ -121,7 +121,7 @@ fn a_shard_that_is_named_by_two_names_is_refused() {
     symlink(shard("sub"), shard("other")).unwrap();
     let check = |patterns: &[&str], expected: &str| {
         let patterns: Vec<String> = patterns.iter().map(|pattern| text(&shard(pattern))).collect();
-        let error = expand(&patterns).unwrap_err().to_string();
+        let error = expand(&patterns, &no_cache()).unwrap_err().to_string();
         assert_eq!(error.replace(&text(folder.path()), "DIR"), expected);
     };
     check(&["*.tar"], "DIR/link.tar: the same shard as DIR/a.tar, a shard may be named only once");
@@ -130,13 +130,13 @@ fn a_shard_that_is_named_by_two_names_is_refused() {
     check(&["a.tar", "sub/../a.tar"], "DIR/sub/../a.tar: the same shard as DIR/a.tar, a shard may be named only once");
     // A link alone is as good a name as any.
     let names = [text(&shard("link.tar")), text(&shard("other/b.tar"))];
-    assert_eq!(expand(&names).unwrap(), names.map(PathBuf::from));
+    assert_eq!(expand(&names, &no_cache()).unwrap(), names.map(PathBuf::from));
 }
 
 proptest! {
     #[test]
     fn random_patterns_never_panic(pattern in r"[a-c{},.0-9*?\[\]!^/-]{0,24}") {
         let folder = folder();
-        let _ = expand(&[format!("{}/{pattern}", folder.path().display())]);
+        let _ = expand(&[format!("{}/{pattern}", folder.path().display())], &no_cache());
     }
 }

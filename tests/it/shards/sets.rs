@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::Path;
 use std::thread;
 
-use saccade::shard::{EpochOrder, ProblemKind, ReadError, ShardSet, Why, index, list, reindex, verify};
+use saccade::shard::{EpochOrder, ProblemKind, ReadError, ShardSet, Why, cache, list, reindex, verify};
 
 use super::{Files, age, folder, no_cache, open, open_one, tar_bytes, text, write_set, write_tar};
 
@@ -108,7 +108,7 @@ fn the_same_key_may_stand_in_two_shards() {
     let mut bytes = Vec::new();
     let read: Vec<_> = (0..2).map(|number| set.read(number, &mut bytes).map(|()| bytes.clone()).unwrap()).collect();
     assert_eq!(read, [b"b.tar", b"a.tar"]);
-    let report = verify(&[text(&folder.path().join("{b,a}.tar"))]).unwrap();
+    let report = verify(&[text(&folder.path().join("{b,a}.tar"))], &no_cache()).unwrap();
     // No sample of the set has a label, so none is missing.
     assert!(report.shards[0].problems.is_empty(), "{:?}", report.shards[0].problems);
     assert_eq!(report.shards[1].problems[0].kind, ProblemKind::DuplicateKey);
@@ -232,11 +232,11 @@ fn a_listing_counts_samples_bytes_and_labels() {
         &path,
         &[("a.jpg", b"x"), ("a.cls", b"1"), ("b.jpg", b"x"), ("b.cls", b"1"), ("c.cls", b"9"), ("d.cls", b"?")],
     );
-    let listed = list(&[text(&path)]).unwrap();
+    let listed = list(&[text(&path)], &no_cache()).unwrap();
     assert_eq!((listed[0].samples, listed[0].bytes), (4, fs::metadata(&path).unwrap().len()));
     assert_eq!(listed[0].labels, BTreeMap::from([(1, 2), (9, 1)]));
-    let made = reindex(&[text(&path)]).unwrap();
-    assert_eq!((made[0].samples, &made[0].index), (4, &index::beside(&path)));
+    let made = reindex(&[text(&path)], &no_cache()).unwrap();
+    assert_eq!((made[0].samples, &made[0].index), (4, &cache::beside(&path)));
 }
 
 #[test]
@@ -250,7 +250,7 @@ fn a_report_counts_every_kind_of_problem_and_names_a_few_keys() {
     write_tar(&folder.path().join("b.tar"), &[("fine.jpg", b"x"), ("fine.cls", b"1")]);
     fs::write(folder.path().join("c.tar"), b"no tar at all").unwrap();
 
-    let report = verify(&[text(&folder.path().join("*.tar"))]).unwrap();
+    let report = verify(&[text(&folder.path().join("*.tar"))], &no_cache()).unwrap();
     let found: Vec<_> =
         report.shards[0].problems.iter().map(|problem| (problem.kind, problem.count, problem.keys.len())).collect();
     let expected = [

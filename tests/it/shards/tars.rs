@@ -10,7 +10,7 @@ use saccade::shard::{Label, ProblemKind, TarError, verify};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::{chain, folder, open_one, table, text};
+use super::{chain, folder, no_cache, open_one, table, text};
 
 /// Every sample's key and every member's digest, as the reference lists them.
 fn contents(path: &Path) -> Result<Value, TarError> {
@@ -69,7 +69,7 @@ fn each_reference_tar_verifies_as_it_reads() {
     let expected: BTreeMap<String, Value> =
         serde_json::from_str(&fs::read_to_string(tars.join("expected.json")).unwrap()).unwrap();
     for (name, expected) in &expected {
-        let report = verify(&[text(&tars.join(name))]).unwrap();
+        let report = verify(&[text(&tars.join(name))], &no_cache()).unwrap();
         let damaged = report.shards[0].problems.iter().any(|problem| problem.kind == ProblemKind::Damaged);
         assert_eq!(damaged, expected.get("error").is_some(), "{name}: {report:?}");
         assert_eq!(report.samples, expected.get("samples").and_then(Value::as_array).map_or(0, Vec::len), "{name}");
@@ -156,7 +156,7 @@ fn survive(bytes: &[u8]) {
         let sample = set.sample(number);
         assert_eq!(image, bytes[sample.offset as usize..][..sample.length as usize]);
     }
-    verify(&[text(&path)]).unwrap();
+    verify(&[text(&path)], &no_cache()).unwrap();
 }
 
 proptest! {
