@@ -29,8 +29,10 @@ impl Outlook {
             Order::Shuffled { .. } => false,
             Order::InOrder { every } | Order::Viewed { every, .. } => every >= SPARSE,
         };
-        let ahead = Ahead::of(set).filter(|_| !is_sparse)?;
-        Some(Self { ahead, order, spans: VecDeque::new(), next: (0, 0), end, is_said: false })
+        if is_sparse {
+            return None;
+        }
+        Some(Self { ahead: Ahead::of(set)?, order, spans: VecDeque::new(), next: (0, 0), end, is_said: false })
     }
 
     /// Says what is read from a position on, which never falls, if that is another than before.

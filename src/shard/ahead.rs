@@ -27,3 +27,9 @@ impl Ahead {
         self.set.let_go();
     }
 }
+
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        self.read_next(&[]);
+    }
+}

@@ -23,14 +23,21 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
 
 /// The stage whose workers had the greatest share of busy time in `elapsed`, in which `deltas` were added.
 ///
-/// The pool's stages share one busy share; the one of them with the most busy time stands for the pool. Stages that
-/// account for less than `elapsed` were idle in the rest of it.
+/// The pool's stages share one busy share; the one of them with the most busy time stands for the pool. Fetching works
+/// ahead for as long as there is room on the disk, whether or not anybody waits for it: where there are readers, its share
+/// is at most that of their waiting. Stages that account for less than `elapsed` were idle in the rest of it.
 pub fn limiting(deltas: &[(Stage, StageTotals)], elapsed: Duration) -> Option<Stage> {
     let (pool, mut alone): (Vec<_>, Vec<_>) = deltas.iter().copied().partition(|(stage, _)| POOL.contains(stage));
     if let Some((busiest, _)) = first_greatest(pool.iter().map(|(stage, delta)| (*stage, delta.busy))) {
         alone.push((busiest, sum(&pool)));
     }
-    let shares = alone.iter().map(|(stage, delta)| (*stage, busy_share(delta, elapsed)));
+    let waited_for = alone.iter().find(|(stage, _)| *stage == Stage::Read).map(|(_, read)| *read).unwrap_or_default();
+    let shares = alone.iter().map(|(stage, delta)| {
+        let busy = share(delta.busy, delta, elapsed);
+        let is_judged_by_readers = *stage == Stage::Fetch && !waited_for.accounted().is_zero();
+        let most = if is_judged_by_readers { share(waited_for.starved, &waited_for, elapsed) } else { 1.0 };
+        (*stage, busy.min(most))
+    });
     first_greatest(shares).map(|(stage, _)| stage)
 }
 
@@ -48,9 +55,10 @@ fn sum(deltas: &[(Stage, StageTotals)]) -> StageTotals {
     })
 }
 
-fn busy_share(delta: &StageTotals, elapsed: Duration) -> f64 {
+/// Of all the time of a stage's workers.
+fn share(part: Duration, delta: &StageTotals, elapsed: Duration) -> f64 {
     let whole = delta.accounted().max(elapsed);
-    if whole.is_zero() { 0.0 } else { delta.busy.as_secs_f64() / whole.as_secs_f64() }
+    if whole.is_zero() { 0.0 } else { part.as_secs_f64() / whole.as_secs_f64() }
 }
 
 /// Remembers the looks of the last seconds, so that the answer depends on now and not on who else has looked.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use saccade::telemetry::bottleneck::Window;
+use saccade::telemetry::bottleneck::{Window, limiting};
 use saccade::telemetry::{Stage, StageTotals};
 
 fn worked(busy_milliseconds: &[(Stage, u64)]) -> Vec<(Stage, StageTotals)> {
@@ -62,4 +62,24 @@ fn many_looks_in_a_moment_are_remembered_once() {
         window.look(start + Duration::from_millis(millisecond), worked(&[(Stage::Train, 1)]));
     }
     assert_eq!(window.looks(), 2);
+}
+
+#[test]
+fn fetching_limits_by_the_share_in_which_readers_wait_for_it_however_busy_it_is() {
+    let second = Duration::from_secs(1);
+    let of = |starved: u64, train: u64| {
+        let read = StageTotals {
+            starved: Duration::from_millis(starved),
+            blocked: Duration::from_millis(2000 - starved),
+            ..StageTotals::default()
+        };
+        let busy = worked(&[(Stage::Fetch, 8000), (Stage::Train, train)]);
+        limiting(&[&busy[..], &[(Stage::Read, read)]].concat(), second)
+    };
+    // Eight threads that fill a large disk ahead of a trainer that never waits.
+    assert_eq!(of(0, 950), Some(Stage::Train));
+    assert_eq!(of(1800, 100), Some(Stage::Fetch));
+    assert_eq!(of(600, 700), Some(Stage::Train));
+    // Before there is a stream, shards are fetched to be indexed.
+    assert_eq!(limiting(&worked(&[(Stage::Fetch, 8000)]), second), Some(Stage::Fetch));
 }

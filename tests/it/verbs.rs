@@ -7,7 +7,7 @@ use saccade::checkpoint::{read_arrays, write_arrays};
 use serde_json::Value;
 
 use crate::reference;
-use crate::saccade::{at, finish, saccade, small, temporary};
+use crate::saccade::{at, finish, root, saccade, small, temporary};
 
 const QUICKSTART: &str = "pipelines/quickstart.toml";
 const TRAIN: &str = "data.train=shards/fashion-train-{000000..000003}.tar";
@@ -325,4 +325,23 @@ fn two_views_are_streamed_and_drawn() {
     let narrow = ["stream", pipeline, "--batches", "1", "--set", "saccade.field=30"];
     let out_of_view = finish(&mut saccade(&narrow), 1);
     assert_eq!(out_of_view.err.lines().count(), 1, "{}", out_of_view.err);
+}
+
+#[test]
+fn sets_are_not_written_to_other_machines() {
+    let folder = temporary();
+    for verb in [["reshard", "shards/fashion-train-000000.tar"], ["import", at(folder.path())]] {
+        let said = finish(&mut saccade(&["shards", verb[0], verb[1], "--out", "s3://bucket/set"]), 2);
+        assert!(said.err.contains("a folder of this machine"), "{}", said.err);
+    }
+    assert!(!root().join("s3:").exists());
+}
+
+#[cfg(not(feature = "remote"))]
+#[test]
+fn builds_that_read_no_addresses_say_which_do() {
+    for far in ["s3://bucket/s-*.tar", "gs://bucket/s.tar", "https://host/s.tar", "http://host/s.tar"] {
+        let said = finish(&mut saccade(&["shards", "list", far]), 1);
+        assert!(said.err.contains(far) && said.err.contains("--features remote"), "{}", said.err);
+    }
 }

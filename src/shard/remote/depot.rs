@@ -102,6 +102,8 @@ impl Depot {
         let folder = pattern.get(..start).and_then(|start| start.rsplit_once('/')).map_or("", |(folder, _)| folder);
         let address = Address::parse_folder(folder)?;
         if !address.lists() {
+            // A question mark is what a signed address has.
+            Address::parse(pattern)?;
             return Err(RemoteError::NoListing);
         }
         let paths =

@@ -76,7 +76,7 @@ fn shards_are_listed_verified_and_copied_as_if_they_were_here() {
     let verified = json(&finish(&mut place.saccade(&["shards", "verify", "--json", &far]), 0).out);
     assert_eq!((&verified["problems"], &verified["samples"]), (&0.into(), &6000.into()), "{verified}");
 
-    // In order, and shuffled with all shards here and with room for one at a time.
+    // In order, shuffled, and shuffled by way of buckets, with less memory than there is to shuffle.
     let copy = |shards: &str, out: &str, more: &[&str]| {
         let out = place.path(out);
         let arguments =
@@ -88,7 +88,9 @@ fn shards_are_listed_verified_and_copied_as_if_they_were_here() {
     };
     assert!(copy(&far, "far", &[]) == copy(here, "here", &[]));
     let shuffled = ["--shuffle", "7"];
-    assert!(copy(&far, "far-shuffled", &shuffled) == copy(here, "here-shuffled", &shuffled));
+    let expected = copy(here, "here-shuffled", &shuffled);
+    assert!(copy(&far, "far-shuffled", &shuffled) == expected);
+    assert!(copy(&far, "far-buckets", &["--shuffle", "7", "--memory", "4MB"]) == expected);
 }
 
 #[test]
@@ -127,6 +129,7 @@ fn what_is_wrong_with_a_remote_set_is_one_line() {
         (train(&place.server.url("set/none.tar"), &[]), vec!["none.tar", "not found"]),
         (train(&place.server.url("set/*.tar"), &[]), vec!["*.tar", "lists no files"]),
         (train(&far, &["data.cache_gb=0.004"]), vec!["data.window = 4", "13 MB", "4 MB", "data.cache_gb"]),
+        (train(&place.server.url("set/s.tar?signature=1"), &[]), vec!["signed addresses cannot be used"]),
         (train(&far, &["data.cache_gb=0"]), vec!["data.cache_gb = 0"]),
     ];
     for (said, words) in cases {
