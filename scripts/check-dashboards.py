@@ -3,40 +3,31 @@
 Every deviation ends it with a message that says where to look. The last it prints is a table of what was checked.
 """
 
-import contextlib
 import json
 import math
 import pathlib
 import re
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import tarfile
 import tempfile
 import time
 import typing
-import urllib.error
-import urllib.parse
 import urllib.request
 
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-ROOT = pathlib.Path("dashboards")
+from watching import DASHBOARDS, Watched, dashboard, draw, fail, free_port, panels
+
 NAMES = ["overview", "throughput", "learning"]
 # An Energy Transformer too, for its energy; and the overview is meant for several runs.
 RUNS = ["quickstart", "fashion-energy"]
 EVERY = "|".join(RUNS)
 # Far more than two small runs take on a busy machine to be scored once.
 PATIENCE = 300
-BETWEEN_POLLS = 0.25
-# Once a second, so that rates are there soon.
-SCRAPE = 1
-# What Grafana takes at that pace: four scrapes, and some for a machine that is busy.
-RATE_INTERVAL = "10s"
 POINTS = 240
 
 # Panels that may have no answer, of which run, and why.
@@ -83,10 +74,6 @@ THOROUGH = (["train.epochs=20", "score.every_epochs=0.5"], {"saccade_step / sacc
 PATIENCE_FOR_PICTURES = 900
 
 
-def fail(message):
-    sys.exit(f"check-dashboards: {message}")
-
-
 def call(*command):
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
@@ -98,16 +85,16 @@ def call(*command):
 
 
 def configuration():
-    call("promtool", "check", "config", "--agent", ROOT / "agent.yml")
-    out = call("promtool", "check", "config", ROOT / "prometheus.yml")
+    call("promtool", "check", "config", "--agent", DASHBOARDS / "agent.yml")
+    out = call("promtool", "check", "config", DASHBOARDS / "prometheus.yml")
     return ", ".join(re.findall(r"\d+ rules? found", out)).replace(" found", "")
 
 
 def rule_tests():
-    files = sorted((ROOT / "rules/tests").glob("*.yml"))
+    files = sorted((DASHBOARDS / "rules/tests").glob("*.yml"))
     call("promtool", "test", "rules", *files)
     text = "".join(file.read_text() for file in files)
-    for alert in re.findall(r"- alert: (\w+)", (ROOT / "rules/alerts.yml").read_text()):
+    for alert in re.findall(r"- alert: (\w+)", (DASHBOARDS / "rules/alerts.yml").read_text()):
         expected = [
             found
             for found in re.findall(r"exp_samples:\s*\n?\s*(.*)", text)
@@ -120,29 +107,22 @@ def rule_tests():
 
 
 def committed():
-    call(sys.executable, "-B", ROOT / "source/build.py", "--check")
+    call(sys.executable, "-B", DASHBOARDS / "source/build.py", "--check")
     return "as their sources say"
-
-
-def dashboards():
-    return {name: json.loads((ROOT / "grafana" / f"{name}.json").read_text()) for name in NAMES}
-
-
-def panels(dashboard):
-    return [panel for panel in dashboard["panels"] if panel["type"] != "row"]
 
 
 def types():
     register_default_plugins()
-    for name, dashboard in dashboards().items():
-        typed = Dashboard.from_json(dashboard)
-        wrong = [*lost(dashboard, json.loads(JSONEncoder().encode(typed)), name), *untrue(typed, name)]
+    read = {name: dashboard(name) for name in NAMES}
+    for name, written in read.items():
+        typed = Dashboard.from_json(written)
+        wrong = [*lost(written, json.loads(JSONEncoder().encode(typed)), name), *untrue(typed, name)]
         if wrong:
             fail("not as Grafana's types have it; look in dashboards/source:\n  " + "\n  ".join(wrong[:10]))
-        for panel in panels(dashboard):
+        for panel in panels(written):
             if len(panel["description"]) < 60:
                 fail(f"{name}, {panel['title']}: the description must say what to do when it looks bad")
-    return f"{sum(len(panels(one)) for one in dashboards().values())} panels"
+    return f"{sum(len(panels(one)) for one in read.values())} panels"
 
 
 def lost(written, read, place):
@@ -194,23 +174,6 @@ def catalogue():
 # Two runs and a Prometheus
 
 
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-@contextlib.contextmanager
-def process(command, log):
-    with open(log, "w") as out:
-        child = subprocess.Popen(list(map(str, command)), stdout=out, stderr=out)
-    try:
-        yield child
-    finally:
-        child.send_signal(signal.SIGKILL)
-        child.wait()
-
-
 def spoilt(folder):
     """A copy of the training shards, some samples of which cannot be decoded."""
     for shard in sorted(pathlib.Path("shards").glob("fashion-train-*.tar")):
@@ -225,39 +188,6 @@ def spoilt(folder):
     return f"{folder}/fashion-train-{{000000..000003}}.tar"
 
 
-class Prometheus:
-    def __init__(self, port):
-        self.address = f"http://127.0.0.1:{port}"
-
-    def is_ready(self):
-        try:
-            return urllib.request.urlopen(f"{self.address}/-/ready").status == 200
-        except OSError:
-            return False
-
-    def ask(self, path, **parameters):
-        try:
-            with urllib.request.urlopen(f"{self.address}/api/v1/{path}?{urllib.parse.urlencode(parameters)}") as answer:
-                return json.load(answer)["data"]
-        except urllib.error.HTTPError as error:
-            fail(f"{parameters.get('query', path)}: {json.load(error).get('error')}")
-
-    def now(self, query):
-        return self.ask("query", query=query)["result"]
-
-
-def until(enough, children, what, patience=PATIENCE):
-    """Polls until `enough` says yes; what is still lacking is what it returns otherwise."""
-    deadline = time.monotonic() + patience
-    while (lacking := enough()) is not None:
-        for child, log in children:
-            if child.poll() is not None:
-                fail(f"{log.name} ended:\n{log.read_text()[-2000:]}")
-        if time.monotonic() > deadline:
-            fail(f"{what}: after {patience} s still no answer to: {lacking}")
-        time.sleep(BETWEEN_POLLS)
-
-
 def lacking(prometheus, queries):
     return next((query for query, series in queries.items() if len(prometheus.now(query)) < series), None)
 
@@ -266,38 +196,17 @@ def watched(saccade, folder, is_quick):
     """Runs both pipelines until everything is there; returns each panel's answers."""
     data, began = spoilt(folder), time.time()
     ports = {run: free_port() for run in RUNS}
-    with contextlib.ExitStack() as stack:
-        children = []
-
-        def start(name, command):
-            log = folder / name
-            children.append((stack.enter_context(process(command, log)), log))
-
-        settings, more = QUICK if is_quick else THOROUGH
-        for run in RUNS:
-            changes = [*COMMON, *settings, f"data.train={data}", f"telemetry.address=127.0.0.1:{ports[run]}"]
+    settings, more = QUICK if is_quick else THOROUGH
+    with Watched(folder) as programs:
+        for run, port in ports.items():
+            changes = [*COMMON, *settings, f"data.train={data}", f"telemetry.address=127.0.0.1:{port}"]
             changes = [part for change in changes for part in ("--set", change)]
-            start(run, [saccade, "train", f"pipelines/{run}.toml", "--out", folder / f"run-{run}", *changes])
-        config = (ROOT / "prometheus.yml").read_text()
-        config = config.replace("5s", f"{SCRAPE}s").replace("rules/", f"{(ROOT / 'rules').resolve()}/")
-        targets = ", ".join(f'"127.0.0.1:{port}"' for port in ports.values())
-        (folder / "prometheus.yml").write_text(config.replace('"127.0.0.1:9400"', targets))
-        port = free_port()
-        start(
-            "prometheus",
-            [
-                "prometheus",
-                f"--config.file={folder}/prometheus.yml",
-                f"--storage.tsdb.path={folder}/data",
-                f"--web.listen-address=127.0.0.1:{port}",
-            ],
-        )
-        prometheus = Prometheus(port)
-        until(lambda: None if prometheus.is_ready() else "/-/ready", children, "Prometheus does not answer")
-        until(lambda: None if len(prometheus.now("up == 1")) == len(RUNS) else "up == 1", children, "no scrape")
+            out = folder / f"run-{run}"
+            programs.start(run, [saccade, "train", f"pipelines/{run}.toml", "--out", out, *changes])
+        prometheus = programs.prometheus(ports.values())
         exported(ports["quickstart"])
         patience = PATIENCE if is_quick else PATIENCE_FOR_PICTURES
-        until(lambda: lacking(prometheus, AWAITED | more), children, "the runs do not show everything", patience)
+        programs.until(lambda: lacking(prometheus, AWAITED | more), "the runs do not show everything", patience)
         sound(prometheus)
         return answers(prometheus, began, ports)
 
@@ -324,70 +233,73 @@ def sound(prometheus):
                     fail(f"rules/alerts.yml: {rule['name']}: {alert['annotations']}")
 
 
-def substituted(query, run, instance):
-    for name, value in {"$__rate_interval": RATE_INTERVAL, "$run": run, "$instance": instance}.items():
-        query = query.replace(name, value)
-    if "$" in query:
-        fail(f"{query}: a variable that is not known here")
-    return query
-
-
 def answers(prometheus, began, ports):
     """Asks every panel's queries, for each run that it can be about."""
     found, end = {}, time.time()
-    step = max(1, round((end - began) / POINTS))
-    for name, dashboard in dashboards().items():
+    times = {"from": began, "to": end, "step": max(1, round((end - began) / POINTS))}
+    for name in NAMES:
         runs = {EVERY: ""} if name == "overview" else {run: f"127.0.0.1:{port}" for run, port in ports.items()}
-        for panel in panels(dashboard):
+        for panel in panels(dashboard(name)):
             for run, instance in runs.items():
-                for target in panel["targets"]:
-                    query = substituted(target["expr"], run, instance)
-                    if target.get("instant"):
-                        series = [one | {"values": [one["value"]]} for one in prometheus.now(query)]
-                    else:
-                        series = prometheus.ask("query_range", query=query, start=began, end=end, step=step)["result"]
-                    found.setdefault((name, panel["title"]), {}).setdefault(run, {})[target["refId"]] = series
-    return {"answers": found, "from": began, "to": end, "step": step, "instances": ports}
+                answer = prometheus.panel(panel, run, instance, began, end, times["step"])
+                found.setdefault((name, run), {})[panel["id"]] = answer
+    return found, times, ports
 
 
-def looked_at(saccade, folder, out, is_quick):
-    found, series = watched(saccade, folder, is_quick), 0
-    for (name, title), runs in found["answers"].items():
-        for run, queries in runs.items():
-            for letter, answered in queries.items():
-                series += len(answered)
-                place = f"{name}, panel '{title}', query {letter}, run {run}"
-                if not answered and (name, title, run) not in MAY_BE_EMPTY:
+def pictures(found, times, ports):
+    """One of each dashboard; the first run shows where time goes, the last has energies."""
+    for name, run in zip(NAMES, [EVERY, RUNS[0], RUNS[-1]], strict=True):
+        variables = [["Run", run], ["Instance", f"127.0.0.1:{ports[run]}"]] if run in ports else [["Run", "All"]]
+        yield {
+            "name": name,
+            "dashboard": dashboard(name),
+            "variables": variables,
+            "answers": found[name, run],
+            **times,
+        }
+
+
+def looked_at(answered):
+    found, _, _ = answered
+    asked, series = 0, 0
+    for (name, run), by_panel in found.items():
+        titles = {panel["id"]: panel["title"] for panel in panels(dashboard(name))}
+        for number, queries in by_panel.items():
+            asked += 1
+            for letter, answer in queries.items():
+                series += len(answer)
+                place = f"{name}, panel '{titles[number]}', query {letter}, run {run}"
+                if not answer and (name, titles[number], run) not in MAY_BE_EMPTY:
                     fail(f"{place}: no answer; look in dashboards/source/{name}.py")
-                for one in answered:
+                for one in answer:
                     if not any(math.isfinite(float(value)) for _, value in one["values"]):
                         fail(f"{place}: {one['metric']} is never a number; look in dashboards/source/{name}.py")
-    out.mkdir(parents=True, exist_ok=True)
-    found["answers"] = [
-        {"dashboard": name, "title": title, "runs": runs} for (name, title), runs in found["answers"].items()
-    ]
-    (out / "answers.json").write_text(json.dumps(found))
-    return f"{len(found['answers'])} panels, {series} series"
+    return f"{asked} panels, {series} series"
 
 
 def main(saccade, out, *options):
-    out, is_quick = pathlib.Path(out), "--quick" in options
-    with tempfile.TemporaryDirectory() as folder:
-        parts = {
-            "configuration": configuration,
-            "tests of the alerts": rule_tests,
-            "dashboards' files": committed,
-            "Grafana's types": types,
-            "panels of two runs": lambda: looked_at(saccade, pathlib.Path(folder), out, is_quick),
-        }
-        if not is_quick:
-            parts["pictures"] = lambda: call(ROOT / "pictures/draw", out).strip().splitlines()[-1]
-        table = []
-        for name, part in parts.items():
-            began = time.monotonic()
-            result = part()
-            table.append(f"{time.monotonic() - began:6.1f} s  {name:20}  {result}")
-            print(f"{name}: {result}", flush=True)
+    is_quick, answered = "--quick" in options, []
+
+    def of_two_runs():
+        with tempfile.TemporaryDirectory() as folder:
+            answered.extend(watched(saccade, pathlib.Path(folder), is_quick))
+        return looked_at(answered)
+
+    parts = {
+        "configuration": configuration,
+        "tests of the alerts": rule_tests,
+        "dashboards' files": committed,
+        "Grafana's types": types,
+        "panels of two runs": of_two_runs,
+    }
+    if not is_quick:
+        parts["pictures"] = lambda: draw(pathlib.Path(out), list(pictures(*answered)))
+    table = []
+    for name, part in parts.items():
+        began = time.monotonic()
+        result = part()
+        table.append(f"{time.monotonic() - began:6.1f} s  {name:20}  {result}")
+        print(f"{name}: {result}", flush=True)
     print("\n" + "\n".join(table))
 
 

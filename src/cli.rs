@@ -1,6 +1,7 @@
 //! One function per verb: what was typed to what is done; the only place that prints.
 
 mod bench;
+mod complaint;
 mod eval;
 mod progress;
 mod report;
@@ -29,10 +30,13 @@ use crate::run::{Event, Outcome, Surroundings, free_folder, ready, show, stream 
 use crate::shard::Cache;
 use crate::telemetry::Telemetry;
 use crate::telemetry::server::{self, End};
+use complaint::Told;
 use progress::{Progress, bytes, complaints};
 use serving::Serving;
 use shards::ShardsVerb;
 use tune::TuneArgs;
+
+pub use complaint::complain;
 
 /// Trains image encoders without labels, from tar shards, as fast as they can be read.
 #[derive(Parser)]
@@ -261,17 +265,20 @@ fn train(args: TrainArgs) -> Result<()> {
     progress.end();
     signals.abort();
     let path = folder.path().display();
-    match outcome? {
-        Outcome::Finished => {
-            say(&format!("done: {path}"))?;
-            // Whoever asked to stop in the last moment does not want to wait for a scrape.
-            serving.stop(&runtime, if interrupted.load(Relaxed) { End::Now } else { End::AfterScrape });
-            Ok(())
-        }
-        Outcome::Stopped { steps } => {
+    // What is waited for below must keep nobody from reading this.
+    let said = match outcome {
+        Ok(Outcome::Finished) => say(&format!("done: {path}")),
+        Ok(Outcome::Stopped { steps }) => {
             say(&format!("stopped after step {steps} of {}; go on with: saccade train --resume {path}", plan.steps))
         }
-    }
+        Err(error) => {
+            complain(&error);
+            Err(Told.into())
+        }
+    };
+    // Whoever asked to stop does not want to wait for a scrape.
+    serving.stop(&runtime, if interrupted.load(Relaxed) { End::Now } else { End::AfterScrape });
+    said
 }
 
 /// Sets the flag at the first Ctrl-C or SIGTERM, and ends the process at the second Ctrl-C.

@@ -1,9 +1,9 @@
-// Opens the page with each dashboard and its answers, and takes a picture of it.
+// Opens the page with each picture's dashboard and its answers, and takes a picture of it.
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { chromium } from "playwright-core";
 import UPNG from "upng-js";
 
-const [folder, dashboards] = process.argv.slice(2);
+const [folder] = process.argv.slice(2);
 // As on a screen of 1440 pixels, drawn 1200 pixels wide.
 const WIDTH = 1440;
 const SCALE = 1200 / WIDTH;
@@ -12,33 +12,18 @@ const COLOURS = 128;
 const PATIENCE = 60_000;
 const PAGE = '<!doctype html><meta charset="utf-8"><body><div id="root"></div></body>';
 
-const data = JSON.parse(readFileSync(`${folder}/answers.json`, "utf8"));
-const runs = Object.keys(data.instances);
-// The last has energies.
-const shown = { throughput: runs[0], learning: runs.at(-1) };
 mkdirSync(`${folder}/pictures`, { recursive: true });
 const browser = await chromium.launch({ executablePath: "/usr/bin/chromium", args: ["--no-sandbox"] });
 const drawn = [];
-for (const name of ["overview", "throughput", "learning"]) {
+for (const { name, ...given } of JSON.parse(readFileSync(`${folder}/pictures.json`, "utf8"))) {
   const page = await browser.newPage({ viewport: { width: WIDTH, height: 900 }, deviceScaleFactor: SCALE });
   const troubles = [];
   const broken = new Promise((done) => page.on("pageerror", (error) => done(troubles.push(error.stack))));
   // An address, since Grafana's components keep settings in the browser; nothing is fetched from there.
   await page.route("**/*", (route) => route.fulfill({ contentType: "text/html", body: PAGE }));
   await page.goto("http://dashboards.invalid/");
-  const run = shown[name];
-  const answers = data.answers
-    .filter((answer) => answer.dashboard === name)
-    .map(({ title, runs }) => ({ title, queries: runs[run] ?? Object.values(runs)[0] }));
-  const dashboard = JSON.parse(readFileSync(`${dashboards}/${name}.json`, "utf8"));
-  const variables = run
-    ? [
-        ["Run", run],
-        ["Instance", `127.0.0.1:${data.instances[run]}`],
-      ]
-    : [["Run", "All"]];
   await page.addStyleTag({ path: "page.css" });
-  await page.evaluate((given) => (window.given = given), { ...data, answers, dashboard, variables });
+  await page.evaluate((given) => (window.given = given), given);
   await page.addScriptTag({ path: "page.js", type: "module" });
   const drawing = page.waitForFunction(() => window.isDrawn, null, { timeout: PATIENCE });
   await Promise.race([drawing, broken]).catch((error) => troubles.push(error.message));

@@ -1,4 +1,4 @@
-// A dashboard as Grafana lays it out, of Grafana's components: window.given has its JSON and Prometheus' answers.
+// A dashboard as Grafana lays it out, of Grafana's components: window.given has its JSON, and Prometheus' answers by the panels' numbers.
 import {
   FieldType,
   Registry,
@@ -83,7 +83,7 @@ standardTransformersRegistry.setInit(() => [...transformers.values()]);
 const legend = (format, labels) => format.replace(/\{\{\s*(\w+)\s*\}\}/g, (_, label) => labels[label] ?? "");
 
 function frames(panel) {
-  const { queries } = given.answers.find(({ title }) => title === panel.title);
+  const queries = given.answers[panel.id];
   return panel.targets.flatMap((target) =>
     target.format === "table"
       ? [rows(target, queries[target.refId])]

@@ -174,10 +174,11 @@ impl<'a> Training<'a> {
             watched(&mut self.watch, &unread.report, line);
             line.samples_per_second = unread.report.samples as f64 / each.as_secs_f64();
             around.telemetry.step(unread.report.took + read / steps, unread.waited);
+            // Before the check, so that whoever scrapes sees what ended the run.
+            publish(line, around.telemetry);
             self.check(line, &unread.samples)?;
             self.folder.step(line)?;
             self.board.as_mut().map_or(Ok(()), |board| board.step(line))?;
-            publish(line, around.telemetry);
             (around.tell)(Event::Step(line));
         }
         Ok(())

@@ -28,21 +28,22 @@ pub struct GpuReading {
     pub pcie_sent: Option<f64>,
 }
 
-/// Sets the gauges of the GPU with this number, as the driver counts.
-pub(super) fn set(exporter: &Exporter, number: u32, reading: &GpuReading) {
+/// Sets the gauges of the GPU with this number, as the driver counts. What it told in the reading `before` and tells no
+/// longer is not a number from now on: an exporter cannot take a series back, and the last value would look alive.
+pub(super) fn set(exporter: &Exporter, number: u32, reading: &GpuReading, before: &GpuReading) {
     let gpu = number.to_string();
-    let set = |metric: &Metric, labels: &[&str], value: Option<f64>| {
-        if let Some(value) = value {
+    let set = |metric: &Metric, labels: &[&str], value: fn(&GpuReading) -> Option<f64>| {
+        if let Some(value) = value(reading).or(value(before).map(|_| f64::NAN)) {
             exporter.gauge(metric, labels).set(value);
         }
     };
-    set(&catalogue::GPU_BUSY, &[&gpu], reading.busy);
-    set(&catalogue::GPU_MEMORY_USED, &[&gpu], reading.memory_used);
-    set(&catalogue::GPU_MEMORY, &[&gpu], reading.memory);
-    set(&catalogue::GPU_POWER, &[&gpu], reading.power);
-    set(&catalogue::GPU_TEMPERATURE, &[&gpu], reading.temperature);
-    set(&catalogue::GPU_PCIE, &[&gpu, "received"], reading.pcie_received);
-    set(&catalogue::GPU_PCIE, &[&gpu, "sent"], reading.pcie_sent);
+    set(&catalogue::GPU_BUSY, &[&gpu], |gpu| gpu.busy);
+    set(&catalogue::GPU_MEMORY_USED, &[&gpu], |gpu| gpu.memory_used);
+    set(&catalogue::GPU_MEMORY, &[&gpu], |gpu| gpu.memory);
+    set(&catalogue::GPU_POWER, &[&gpu], |gpu| gpu.power);
+    set(&catalogue::GPU_TEMPERATURE, &[&gpu], |gpu| gpu.temperature);
+    set(&catalogue::GPU_PCIE, &[&gpu, "received"], |gpu| gpu.pcie_received);
+    set(&catalogue::GPU_PCIE, &[&gpu, "sent"], |gpu| gpu.pcie_sent);
 }
 
 #[cfg(feature = "nvml")]
@@ -82,10 +83,13 @@ mod driver {
         let count = nvml.device_count().unwrap_or(0).min(MOST_GPUS);
         let devices: Vec<(u32, Device<'_>)> =
             (0..count).filter_map(|number| Some((number, nvml.device_by_index(number).ok()?))).collect();
+        let mut before = vec![GpuReading::default(); devices.len()];
         loop {
             let Some(exporter) = exporter.upgrade() else { return };
-            for (number, device) in &devices {
-                set(&exporter, *number, &reading(device));
+            for ((number, device), before) in devices.iter().zip(&mut before) {
+                let reading = reading(device);
+                set(&exporter, *number, &reading, before);
+                *before = reading;
             }
             drop(exporter);
             if ended.recv_timeout(EVERY) != Err(RecvTimeoutError::Timeout) {

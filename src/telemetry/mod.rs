@@ -214,7 +214,7 @@ impl Telemetry {
     /// Sets what the GPU with this number, as its driver counts, tells of itself; nothing from [`MOST_GPUS`] on.
     pub fn set_gpu(&self, number: u32, reading: &GpuReading) {
         if number < MOST_GPUS {
-            gpu::set(&self.0.exporter, number, reading);
+            gpu::set(&self.0.exporter, number, reading, &GpuReading::default());
         }
     }
 

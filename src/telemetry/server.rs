@@ -113,8 +113,8 @@ async fn last_of_its_connection(mut response: Response) -> Response {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Scrapes {
     last: Option<Instant>,
-    /// Between the last two.
-    pause: Option<Duration>,
+    /// Between the last few, the latest first.
+    pauses: [Duration; 4],
 }
 
 impl Scrapes {
@@ -126,13 +126,21 @@ impl Scrapes {
     pub const LONGEST: Duration = Duration::from_secs(60);
 
     pub fn note(&mut self, now: Instant) {
-        self.pause = self.last.replace(now).map(|last| now.saturating_duration_since(last));
+        if let Some(last) = self.last.replace(now) {
+            self.pauses.rotate_right(1);
+            self.pauses[0] = now.saturating_duration_since(last);
+        }
     }
 
-    /// How long the next scrape is worth waiting for: until it is late after as long a pause as the last one. Nothing
-    /// where nobody has scraped twice, or has ceased to.
+    /// How long the next scrape is worth waiting for: until it is late after the longest of the last pauses, so that
+    /// somebody who looked in between does not send the run away before the next regular scrape. Nothing where nobody
+    /// has scraped twice, or has ceased to.
     pub fn wait(&self, now: Instant) -> Duration {
-        let (Some(last), Some(pause)) = (self.last, self.pause) else { return Duration::ZERO };
+        let Some(last) = self.last else { return Duration::ZERO };
+        let pause = self.pauses.into_iter().max().unwrap_or_default();
+        if pause.is_zero() {
+            return Duration::ZERO;
+        }
         let since = now.saturating_duration_since(last);
         pause.saturating_add(Self::LATE).saturating_sub(since).min(Self::LONGEST)
     }

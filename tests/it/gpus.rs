@@ -2,6 +2,7 @@
 //! told is absent. What is where there is no such library, the tests of the port see.
 #![cfg(feature = "nvml")]
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
@@ -20,14 +21,23 @@ fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// Compiles the library; also where it leaves its mark when it is shut down.
-fn driver(folder: &Path) -> (PathBuf, PathBuf) {
-    let (library, ended) = (folder.join("libnvidia-ml.so"), folder.join("ended"));
-    let mark = format!("-DENDED=\"{}\"", ended.display());
-    let flags = ["-shared", "-fPIC", &mark, "-o"];
+struct Driver {
+    library: PathBuf,
+    /// Where the library leaves its mark when it is shut down.
+    ended: PathBuf,
+    /// While it is there, the first GPU answers nothing.
+    lost: PathBuf,
+}
+
+/// Compiles the library.
+fn driver(folder: &Path) -> Driver {
+    let [library, ended, lost] = ["libnvidia-ml.so", "ended", "lost"].map(|name| folder.join(name));
+    let [when_ended, when_lost] =
+        [("ENDED", &ended), ("LOST", &lost)].map(|(name, path)| format!("-D{name}=\"{}\"", path.display()));
+    let flags = ["-shared", "-fPIC", &when_ended, &when_lost, "-o"];
     let cc = Command::new("cc").args(flags).arg(&library).arg("tests/data/nvml/driver.c").output().unwrap();
     assert!(cc.status.success(), "{}", String::from_utf8_lossy(&cc.stderr));
-    (library, ended)
+    Driver { library, ended, lost }
 }
 
 fn lines(telemetry: &Telemetry) -> Vec<String> {
@@ -41,7 +51,7 @@ fn lines(telemetry: &Telemetry) -> Vec<String> {
 #[test]
 fn what_the_driver_tells_is_exported_and_nothing_else() {
     let folder = tempfile::tempdir().unwrap();
-    let (library, ended) = driver(folder.path());
+    let Driver { library, ended, .. } = driver(folder.path());
     let telemetry = Telemetry::new("run");
     assert_eq!(lines(&telemetry), Vec::<String>::new());
     telemetry.watch_gpus(Some(&library)).unwrap();
@@ -60,4 +70,19 @@ fn what_the_driver_tells_is_exported_and_nothing_else() {
     assert!(!ended.exists());
     drop(telemetry);
     until("the library is shut down after the last to watch has gone", || ended.exists());
+}
+
+#[test]
+fn gpu_that_answers_no_longer_shows_no_number() {
+    let folder = tempfile::tempdir().unwrap();
+    let Driver { library, lost, .. } = driver(folder.path());
+    let telemetry = Telemetry::new("run");
+    telemetry.watch_gpus(Some(&library)).unwrap();
+    let numbers = || lines(&telemetry).into_iter().filter(|line| !line.ends_with(" NaN")).collect::<Vec<_>>();
+    until("eight series of two GPUs", || numbers().len() == 8);
+    fs::write(&lost, "").unwrap();
+    until("the first GPU has no number left", || numbers() == [r#"saccade_gpu_busy_ratio{gpu="1"} 0.03"#]);
+    assert_eq!(lines(&telemetry).len(), 8);
+    fs::remove_file(&lost).unwrap();
+    until("the first GPU is back", || numbers().len() == 8);
 }

@@ -253,7 +253,11 @@ fn next_scrape_is_waited_for_as_long_as_it_may_come() {
     check_wait(&[10, 15], 15 + 5 + late, 0);
     check_wait(&[10, 15], 1000, 0);
     check_wait(&[0, 3600], 3601, Scrapes::LONGEST.as_secs());
-    check_wait(&[0, 40, 45], 46, 4 + late);
+    // Somebody looks between two regular scrapes.
+    check_wait(&[0, 30, 60, 61], 62, 30 + late - 1);
+    // The long pause is five scrapes ago.
+    check_wait(&[0, 40, 45, 50, 55, 60], 61, 4 + late);
+    check_wait(&[0, 40, 45, 50, 55], 56, 40 + late - 1);
 }
 
 // A real Prometheus
