@@ -1,7 +1,7 @@
 //! The port that Prometheus scrapes: `/metrics` and `/healthz`.
 //!
 //! Comes in: an address and the telemetry. Goes out: HTTP, one request a connection, until a future says that it is
-//! over. Binding is a step of its own, so that a port in use stops a run before it starts; and a run that ended well
+//! over. Binding is a step of its own, so that a port in use stops a run before it starts; and a run that ended
 //! stays for one more scrape, so that its last values are seen.
 
 use std::future::{Future, IntoFuture};
