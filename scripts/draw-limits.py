@@ -123,8 +123,8 @@ def examples(photographs, decoded, small, far):
             Half("photographs of 454 x 384 pixels", [f"data.train={photographs}"]),
             Half("the same after shards reshard --decode max-side=96", [f"data.train={decoded}"]),
             "Time of workers",
-            # As many patches as before, of views so large that decoding takes its time.
-            [*TINY, validation, "stream.workers=1", "augment.size=56", "encoder.patch=8"],
+            # Few patches of larger views: less to train on and more to decode.
+            [*TINY, validation, "stream.workers=1", "augment.size=56", "encoder.patch=14", "mask.min_keep=1"],
         ),
         "train": Example(
             Half("stream.workers = 1, batches_ahead = 1", ["stream.workers=1", "stream.batches_ahead=1"]),
