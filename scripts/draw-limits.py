@@ -18,6 +18,7 @@ import time
 from watching import SCRAPE, Watched, dashboard, draw, fail, free_port, panels
 
 SECONDS = 45
+EXAMPLES = ["fetch", "read", "decode", "train", "eval"]
 STEP = 1
 # A ViT so small that two cores train on more samples than a slow data path gives.
 TINY = [
@@ -142,7 +143,7 @@ def examples(photographs, decoded, small, far):
 
 
 def run(saccade, out, name, example, half):
-    """Runs for SECONDS from its first step; returns each shown panel's answers, from time 0, and figures."""
+    """Trains for SECONDS from its first step; returns each shown panel's answers, from time 0, and figures."""
     port = free_port()
     changes = [*example.settings, *half.changes, f"telemetry.address=127.0.0.1:{port}"]
     changes = [part for change in changes for part in ("--set", change)]
@@ -234,6 +235,8 @@ def main(saccade, out, photographs, *wanted):
         sources = sorted(pathlib.Path(photographs).glob("*.tar"))
         if not sources:
             fail(f"{photographs}: no shards in it")
+        if unknown := set(wanted) - set(EXAMPLES):
+            fail(f"{', '.join(sorted(unknown))}: not one of {', '.join(EXAMPLES)}")
         for name, side in {"decoded": 96, "small": 64}.items():
             call(saccade, "shards", "reshard", *sources, "--out", f"{folder}/{name}", "--decode", f"max-side={side}")
         small = sorted(pathlib.Path(folder, "small").glob("*.tar"))
@@ -242,10 +245,8 @@ def main(saccade, out, photographs, *wanted):
         with served(f"{folder}/far") as address:
             far = f"{address}/far-{{000000..{last:06}}}.tar"
             known = examples(f"{photographs}/*.tar", f"{folder}/decoded/*.tar", f"{folder}/small/*.tar", far)
-            if unknown := set(wanted) - set(known):
-                fail(f"{', '.join(unknown)}: not one of {', '.join(known)}")
             made = []
-            for name in wanted or known:
+            for name in wanted or EXAMPLES:
                 halves = []
                 for half in (known[name].before, known[name].after):
                     answers, said = run(saccade, out, name, known[name], half)

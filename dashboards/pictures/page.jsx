@@ -1,4 +1,5 @@
-// A dashboard as Grafana lays it out, of Grafana's components: window.given has its JSON, and Prometheus' answers by the panels' numbers.
+// A dashboard as Grafana lays it out, of Grafana's components: window.given has its JSON, and Prometheus' answers by the
+// panels' numbers.
 import {
   FieldType,
   Registry,
