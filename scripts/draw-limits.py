@@ -115,7 +115,7 @@ def examples(photographs, decoded, small, far):
         ),
         "read": Example(
             Half("stream.reads = 2", ["stream.reads=2"]),
-            Half("stream.reads = 32, batches_ahead = 32", ["stream.reads=32", "stream.batches_ahead=32"]),
+            Half("stream.reads = 64", ["stream.reads=64"]),
             "Time of readers",
             [*TINY, f"data.train={small}", validation],
             {"SLOW_DISK_MS": "20", "LD_PRELOAD": "slow-disk.so"},

@@ -163,7 +163,7 @@ impl Pipeline {
             tasks: Vec::new(),
             workers: Vec::new(),
         };
-        let planner = Planner::new(Arc::clone(&set), Arc::clone(&spec), Arc::clone(&pool), steps, config.reads);
+        let planner = Planner::new(Arc::clone(&set), Arc::clone(&spec), Arc::clone(&pool), steps, &config);
         let reader = Arc::new(Reader {
             set: Arc::clone(&set),
             spec: Arc::clone(&spec),

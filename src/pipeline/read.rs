@@ -2,8 +2,9 @@
 //!
 //! Tasks take groups of coming samples in order and read each group in one go; no group is read for a batch that has no
 //! room yet, which is what bounds the memory of the whole pipeline. Pixels that need neither waiting nor decoding are
-//! left where they are ([`Source`]), and tasks do no more than to look whether that is so. A sample's bytes come from the pool and go back to
-//! it, and a group is handed to a blocking thread with one allocation, so none is made per sample.
+//! left where they are ([`Source`]), and tasks do no more than to look whether that is so. A sample's bytes come from
+//! the pool and go back to it, and a group is handed to a blocking thread with one allocation, so none is made per
+//! sample.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use super::outlook::Outlook;
 use super::queue::OrderedQueue;
 use super::source::{Held, Source};
 use super::spec::Probe;
-use super::{Finished, OnLostShard, Order, PipelineError, StreamSpec};
+use super::{Finished, OnLostShard, Order, PipelineError, StreamConfig, StreamSpec};
 use crate::draws::{Draws, Purpose};
 use crate::shard::{EpochOrder, ShardSet};
 use crate::telemetry::{Activity, Spell, Stage, StageMeter};
@@ -48,6 +49,8 @@ pub(super) struct Planner {
     epoch: Option<(u64, EpochOrder)>,
     filling: Option<Filling>,
     outlook: Option<Outlook>,
+    /// Samples that are read in one go.
+    group: usize,
     /// Positions by which reading may be behind.
     lag: u64,
 }
@@ -62,11 +65,17 @@ struct Filling {
 }
 
 impl Planner {
-    /// `reads`: how many groups may be read at once.
-    pub fn new(set: Arc<ShardSet>, spec: Arc<StreamSpec>, pool: Arc<Pool>, steps: Range<u64>, reads: usize) -> Self {
+    pub fn new(
+        set: Arc<ShardSet>,
+        spec: Arc<StreamSpec>,
+        pool: Arc<Pool>,
+        steps: Range<u64>,
+        config: &StreamConfig,
+    ) -> Self {
         let outlook = Outlook::new(&set, spec.order, spec.position(steps.end, 0));
-        let lag = (reads * spec.group()) as u64;
-        Self { set, spec, pool, steps, epoch: None, filling: None, outlook, lag }
+        let group = config.group(spec.batch);
+        let lag = (config.reads * group) as u64;
+        Self { set, spec, pool, steps, epoch: None, filling: None, outlook, group, lag }
     }
 
     fn is_done(&self) -> bool {
@@ -85,7 +94,7 @@ impl Planner {
         if let Some(outlook) = &mut self.outlook {
             outlook.look(&self.set, position.saturating_sub(self.lag));
         }
-        let end = filling.count.min(filling.place + self.spec.group());
+        let end = filling.count.min(filling.place + self.group);
         let places = std::mem::replace(&mut filling.place, end)..end;
         group.extend(places.map(|place| self.job(&mut filling, place)));
         if filling.place < filling.count {
@@ -160,7 +169,7 @@ impl Drop for Reader {
 impl Reader {
     /// Reads until the stream or the pipeline ends.
     pub async fn run(self: Arc<Self>) {
-        let (mut group, mut spell) = (Vec::with_capacity(self.spec.group()), self.meter.spell(Activity::Blocked));
+        let (mut group, mut spell) = (Vec::new(), self.meter.spell(Activity::Blocked));
         while let Some(planner) = self.turn().await {
             spell.turn_to(Activity::Busy);
             let reader = Arc::clone(&self);

@@ -170,15 +170,6 @@ impl StreamSpec {
         step * self.batch as u64 + place as u64
     }
 
-    /// Samples that are read in one go. Handing work to a blocking thread costs about 15 µs and an allocation: a
-    /// thirty-second of that is a hundredth of what it takes to make a view of a decoded sample, and a batch has no more
-    /// than sixteen allocations of it, however large it is.
-    pub(super) fn group(&self) -> usize {
-        const LEAST: usize = 32;
-        const GROUPS: usize = 16;
-        self.batch.div_ceil(GROUPS).max(LEAST)
-    }
-
     /// Pixels a side of the square that a crop is resized to: a view, or the field that two are cut from.
     pub(super) fn side(&self) -> u32 {
         self.saccade.as_ref().map_or(self.augment.size, |saccade| saccade.field)
@@ -218,6 +209,17 @@ impl StreamConfig {
     /// Those that are made, and one that the consumer holds.
     pub(super) fn batches_in_flight(&self) -> usize {
         self.batches_ahead.saturating_add(1)
+    }
+
+    /// Samples of a batch of so many that are read in one go. Handing work to a blocking thread costs about 15 µs and an
+    /// allocation: a thirty-second of that is a hundredth of what it takes to make a view of a decoded sample, and a
+    /// batch has no more than sixteen allocations of it, however large it is. Fewer than that where readers would
+    /// otherwise be more than there are groups in the batches that may be begun.
+    pub(super) fn group(&self, batch: usize) -> usize {
+        const LEAST: usize = 32;
+        const GROUPS: usize = 16;
+        let for_all_readers = batch.saturating_mul(self.batches_ahead) / self.reads;
+        batch.div_ceil(GROUPS).max(LEAST).min(for_all_readers.max(1))
     }
 
     /// Samples that are read and wait for a worker: enough that no worker waits while a group begins, and that a reader

@@ -23,22 +23,34 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
 
 /// The stage whose workers had the greatest share of busy time in `elapsed`, in which `deltas` were added.
 ///
-/// The pool's stages share one busy share; the one of them with the most busy time stands for the pool. Fetching works
-/// ahead for as long as there is room on the disk, whether or not anybody waits for it: where there are readers, its share
-/// is at most that of their waiting. Stages that account for less than `elapsed` were idle in the rest of it.
+/// The pool's stages share one busy share; the one of them with the most busy time stands for the pool. Two stages are
+/// judged by how long the next one waits for them too. Fetching works ahead for as long as there is room on the disk,
+/// whether or not anybody waits for it: where there are readers, its share is at most that of their waiting. Readers may
+/// be more than the batches that may be begun keep busy, however few the samples are that come of it: their share is at
+/// least that of the pool's waiting, as far as they do not wait for shards themselves. Stages that account for less than
+/// `elapsed` were idle in the rest of it.
 pub fn limiting(deltas: &[(Stage, StageTotals)], elapsed: Duration) -> Option<Stage> {
     let (pool, mut alone): (Vec<_>, Vec<_>) = deltas.iter().copied().partition(|(stage, _)| POOL.contains(stage));
-    if let Some((busiest, _)) = first_greatest(pool.iter().map(|(stage, delta)| (*stage, delta.busy))) {
-        alone.push((busiest, sum(&pool)));
-    }
-    let waited_for = alone.iter().find(|(stage, _)| *stage == Stage::Read).map(|(_, read)| *read).unwrap_or_default();
+    let busiest = first_greatest(pool.iter().map(|(stage, delta)| (*stage, delta.busy)));
+    let pool = sum(&pool);
+    alone.extend(busiest.map(|(stage, _)| (stage, pool)));
+    let read = alone.iter().find(|(stage, _)| *stage == Stage::Read).map(|(_, read)| *read).unwrap_or_default();
     let shares = alone.iter().map(|(stage, delta)| {
         let busy = share(delta.busy, delta, elapsed);
-        let is_judged_by_readers = *stage == Stage::Fetch && !waited_for.accounted().is_zero();
-        let most = if is_judged_by_readers { share(waited_for.starved, &waited_for, elapsed) } else { 1.0 };
-        (*stage, busy.min(most))
+        let judged = match stage {
+            Stage::Fetch if !read.accounted().is_zero() => busy.min(share(read.starved, &read, elapsed)),
+            Stage::Read => busy.max(share(pool.starved, &pool, elapsed) * of_what_was_not_blocked(&read)),
+            _ => busy,
+        };
+        (*stage, judged)
     });
     first_greatest(shares).map(|(stage, _)| stage)
+}
+
+/// The share of busy time in that in which workers had work or waited for it.
+fn of_what_was_not_blocked(delta: &StageTotals) -> f64 {
+    let whole = delta.busy.saturating_add(delta.starved);
+    if whole.is_zero() { 0.0 } else { delta.busy.as_secs_f64() / whole.as_secs_f64() }
 }
 
 /// The first of the entries with the greatest value above zero.

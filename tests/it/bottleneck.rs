@@ -83,3 +83,29 @@ fn fetching_limits_by_the_share_in_which_readers_wait_for_it_however_busy_it_is(
     // Before there is a stream, shards are fetched to be indexed.
     assert_eq!(limiting(&worked(&[(Stage::Fetch, 8000)]), second), Some(Stage::Fetch));
 }
+
+#[test]
+fn reading_limits_by_the_share_in_which_workers_wait_for_it_however_many_readers_wait_for_room() {
+    let of = |workers_starve: u64, read_busy: u64, read_starved: u64, train: u64| {
+        let milliseconds = Duration::from_millis;
+        let accounted = |busy: u64, starved: u64, whole: u64| StageTotals {
+            busy: milliseconds(busy),
+            starved: milliseconds(starved),
+            blocked: milliseconds(whole - busy - starved),
+            ..StageTotals::default()
+        };
+        // In one second: 64 readers, two workers, and one thread that trains.
+        let read = (Stage::Read, accounted(read_busy, read_starved, 64_000));
+        let decode = (Stage::Decode, accounted(40, workers_starve, 2_000));
+        let fetch = (Stage::Fetch, accounted(1_000, 0, 1_000));
+        let train = (Stage::Train, accounted(train, 1_000 - train, 1_000));
+        limiting(&[fetch, read, decode, train], Duration::from_secs(1))
+    };
+    // Four of the readers wait for a slow disk, the others for room; the trainer has nothing to do.
+    assert_eq!(of(1_900, 3_800, 0, 90), Some(Stage::Read));
+    // The trainer is what there is no room for; now and then a group begins to be read.
+    assert_eq!(of(60, 120, 0, 950), Some(Stage::Train));
+    assert_eq!(of(1_000, 2_000, 0, 950), Some(Stage::Train));
+    // Who waits for a shard does not read slowly.
+    assert_eq!(of(1_900, 40, 60_000, 90), Some(Stage::Fetch));
+}

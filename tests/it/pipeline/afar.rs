@@ -154,11 +154,10 @@ fn readers_wait_starved_for_a_shard_that_is_on_its_way() {
     let there = far.bench(4 * largest(&bench));
     far.server.close_gate();
     let mut pipeline = there.start(&spec(8, MaskMode::PerSample), config(1), 0..10, Counts::default());
-    let starved = || there.totals(Stage::Read).starved;
-    while starved().is_zero() {
+    // Either may be the first to be seen.
+    while there.totals(Stage::Read).starved.is_zero() || there.totals(Stage::Fetch).busy.is_zero() {
         std::thread::yield_now();
     }
-    assert!(there.totals(Stage::Fetch).busy > std::time::Duration::ZERO);
     far.server.open_gate();
     assert_eq!(std::iter::from_fn(|| pipeline.next()).filter(|batch| batch.is_ok()).count(), 10);
 }
