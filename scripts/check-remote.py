@@ -24,13 +24,21 @@ def fail(why):
 
 
 class Google(http.server.BaseHTTPRequestHandler):
-    """Objects of one bucket by Google's XML interface: their bytes, and a list of names."""
+    """Objects of one bucket by Google's XML interface: their bytes, a list of names, and writing, whole or in parts."""
 
     protocol_version = "HTTP/1.1"
     bucket = "bucket"
+    objects = {}  # name: (bytes, generation)
+    uploads = {}  # number: parts by number
+    lock = threading.Lock()
 
     def log_message(self, *_):
         pass
+
+    def name_and_query(self):
+        path, _, query = self.path.partition("?")
+        query = dict(urllib.parse.parse_qsl(query, keep_blank_values=True))
+        return urllib.parse.unquote(path).removeprefix(f"/{self.bucket}").lstrip("/"), query
 
     def do_HEAD(self):
         self.answer(with_body=False)
@@ -38,16 +46,47 @@ class Google(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.answer(with_body=True)
 
+    def do_PUT(self):
+        name, query = self.name_and_query()
+        data = self.rfile.read(int(self.headers["Content-Length"]))
+        if "uploadId" in query:
+            self.uploads[query["uploadId"]][int(query["partNumber"])] = data
+            return self.send(200, b"", True, {"ETag": f'"{query["partNumber"]}"'})
+        self.keep(name, data)
+
+    def do_POST(self):
+        name, query = self.name_and_query()
+        self.rfile.read(int(self.headers["Content-Length"]))
+        if "uploads" in query:
+            number = str(len(self.uploads))
+            self.uploads[number] = {}
+            body = f"<InitiateMultipartUploadResult><UploadId>{number}</UploadId></InitiateMultipartUploadResult>"
+            return self.send(200, body.encode(), True)
+        parts = self.uploads.pop(query["uploadId"])
+        body = b'<CompleteMultipartUploadResult><ETag>"whole"</ETag></CompleteMultipartUploadResult>'
+        self.keep(name, b"".join(parts[number] for number in sorted(parts)), body)
+
+    def do_DELETE(self):
+        name, _ = self.name_and_query()
+        self.send(404 if self.objects.pop(name, None) is None else 204, b"", False)
+
+    def keep(self, name, data, body=b""):
+        with self.lock:
+            before = self.objects.get(name, (b"", 0))[1]
+            if self.headers.get("x-goog-if-generation-match") not in (None, str(before)):
+                return self.send(412, b"<Error><Code>PreconditionFailed</Code></Error>", True)
+            generation = before + 1
+            self.objects[name] = (data, generation)
+        self.send(200, body, True, {"ETag": f'"{generation}"', "x-goog-generation": str(generation)})
+
     def answer(self, with_body):
-        path, _, query = self.path.partition("?")
-        name = urllib.parse.unquote(path).removeprefix(f"/{self.bucket}").lstrip("/")
-        if not name and "list-type=2" in query:
-            return self.listing()
-        found = pathlib.Path("shards", pathlib.Path(name).name)
-        if not (name.startswith("set/") and found.is_file()):
+        name, query = self.name_and_query()
+        if not name and query.get("list-type") == "2":
+            return self.listing(query.get("prefix", ""))
+        if name not in self.objects:
             return self.send(404, b"<Error><Code>NoSuchKey</Code></Error>", with_body)
-        data = found.read_bytes()
-        headers = {"ETag": f'"{len(data):x}"', "Last-Modified": MODIFIED}
+        data, generation = self.objects[name]
+        headers = {"ETag": f'"{generation}"', "Last-Modified": MODIFIED, "x-goog-generation": str(generation)}
         if "Range" in self.headers:
             start, _, end = self.headers["Range"].removeprefix("bytes=").partition("-")
             start, end = int(start), min(int(end) if end else len(data) - 1, len(data) - 1)
@@ -55,14 +94,13 @@ class Google(http.server.BaseHTTPRequestHandler):
             return self.send(206, data[start : end + 1], with_body, headers)
         self.send(200, data, with_body, headers)
 
-    def listing(self):
+    def listing(self, prefix):
         entry = (
             "<Contents><Key>{}</Key><Size>{}</Size><LastModified>2001-09-09T01:46:40.000Z</LastModified>"
             '<ETag>"x"</ETag></Contents>'
         )
-        entries = "".join(
-            entry.format(xml.sax.saxutils.escape(f"set/{path.name}"), path.stat().st_size) for path in SHARDS
-        )
+        found = sorted(name for name in self.objects if name.startswith(prefix))
+        entries = "".join(entry.format(xml.sax.saxutils.escape(name), len(self.objects[name][0])) for name in found)
         body = f"<ListBucketResult><IsTruncated>false</IsTruncated>{entries}</ListBucketResult>"
         self.send(200, body.encode(), True, {"Content-Type": "application/xml"})
 
@@ -123,6 +161,62 @@ def compare(saccade, name, environment, base):
         print(f"{name}: {len(far)} shards listed, {verified['samples']} samples verified, {len(losses[0])} steps trained")
 
 
+def reshard(saccade, environment, out, *more):
+    environment = {"PATH": os.environ["PATH"], **environment}
+    arguments = ["shards", "reshard", "shards/fashion-train-*.tar", "--shuffle", "1", "--out", out, *more]
+    return subprocess.Popen([saccade, *arguments], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def finished(*calls):
+    for call in calls:
+        _, said = call.communicate()
+        if call.returncode != 0:
+            fail(f"{' '.join(call.args)}: {said.decode()}")
+
+
+def files(folder):
+    """But for indexes, which hold the time."""
+    return {path.name: path.read_bytes() for path in pathlib.Path(folder).iterdir() if path.suffix != ".index"}
+
+
+def write(saccade, name, environment, base, there):
+    """Sets written to a store are those written here; `there` says what the store has."""
+    with tempfile.TemporaryDirectory() as scratch:
+        environment = {**environment, "SACCADE_CACHE": f"{scratch}/cache"}
+        # Shards that go in parts and in one piece; and one that is killed on its way.
+        for set_name, size in (("large", "10MB"), ("small", "300kB")):
+            layout = ("--name", set_name, "--size", size)
+            folder = f"{scratch}/{set_name}"
+            finished(reshard(saccade, environment, folder, *layout))
+            call = reshard(saccade, environment, f"{base}/{set_name}", *layout)
+            if set_name == "small":
+                while call.poll() is None and len(there(f"{set_name}/")) < 6:
+                    pass
+                call.kill()
+                call.communicate()
+                sent = {key for key in there(f"{set_name}/") if key.endswith(".tar")}
+                if call.returncode != -9 or f"{set_name}/small.json" in there(f"{set_name}/"):
+                    fail(f"{name}: the call was not killed in its middle")
+                call = reshard(saccade, environment, f"{base}/{set_name}", *layout)
+            finished(call)
+            found = {key.rsplit("/")[-1]: data for key, data in there(f"{set_name}/").items() if ".index" not in key}
+            if found != files(folder):
+                fail(f"{name}: {set_name} has {sorted(found)}, or other bytes, here it is {sorted(files(folder))}")
+        # Two at once, which share the checksums.
+        finished(*[reshard(saccade, environment, f"{base}/both", "--name", one, "--samples", "500") for one in "ab"])
+        found = there("both/")
+        shards = {key.rsplit("/")[-1] for key in found if key.endswith(".tar")}
+        sums = {line.split()[1] for line in found["both/SHA256SUMS"].decode().splitlines()}
+        if sums != shards or len(shards) < 20:
+            fail(f"{name}: the checksums are of {sorted(sums)}, the shards are {sorted(shards)}")
+        verified = json.loads(run(saccade, environment, "shards", "verify", "--json", f"{base}/both/a-*.tar"))
+        if verified["problems"] or verified["samples"] != 6000:
+            fail(f"{name}: verified: {verified}")
+        if list(pathlib.Path(scratch, "cache", "outgoing").iterdir()):
+            fail(f"{name}: something stayed on its way")
+        print(f"{name}: sets written, one of them killed after {len(sent)} shards, {len(shards)} shards by two at once")
+
+
 def main():
     saccade = sys.argv[1]
     # A line for each request tells nobody more.
@@ -138,9 +232,17 @@ def main():
     client.create_bucket(Bucket="bucket")
     for path in SHARDS:
         client.upload_file(str(path), "bucket", f"set/{path.name}")
-    compare(saccade, "s3", {**account, "AWS_ENDPOINT_URL": endpoint}, "s3://bucket/set")
+    account["AWS_ENDPOINT_URL"] = endpoint
+    compare(saccade, "s3", account, "s3://bucket/set")
+
+    def there(prefix):
+        names = [entry["Key"] for entry in client.list_objects_v2(Bucket="bucket", Prefix=prefix).get("Contents", [])]
+        return {name: client.get_object(Bucket="bucket", Key=name)["Body"].read() for name in names}
+
+    write(saccade, "s3", account, "s3://bucket", there)
     server.stop()
 
+    Google.objects = {f"set/{path.name}": (path.read_bytes(), 1) for path in SHARDS}
     google = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Google)
     threading.Thread(target=google.serve_forever, daemon=True).start()
     with tempfile.NamedTemporaryFile("w", suffix=".json") as key:
@@ -148,7 +250,13 @@ def main():
         json.dump({"gcs_base_url": base, "disable_oauth": True, "client_email": "", "private_key": "",
                    "private_key_id": ""}, key)
         key.flush()
-        compare(saccade, "gs", {"GOOGLE_SERVICE_ACCOUNT": key.name}, "gs://bucket/set")
+        account = {"GOOGLE_SERVICE_ACCOUNT": key.name}
+        compare(saccade, "gs", account, "gs://bucket/set")
+
+        def kept(prefix):
+            return {name: data for name, (data, _) in list(Google.objects.items()) if name.startswith(prefix)}
+
+        write(saccade, "gs", account, "gs://bucket", kept)
     google.shutdown()
 
 

@@ -4,7 +4,6 @@ mod import;
 mod reshard;
 mod verify;
 
-use std::path::{Path, PathBuf};
 use std::thread;
 
 use anyhow::Result;
@@ -13,7 +12,6 @@ use clap::{Args, Subcommand};
 use super::progress::bytes;
 use super::{say, say_json};
 use crate::run::text::count;
-use crate::shard::remote::is_remote;
 use crate::shard::{self, Cache};
 
 #[derive(Subcommand)]
@@ -65,17 +63,6 @@ pub fn workers() -> clap::builder::RangedI64ValueParser<u16> {
     /// More than any machine has cores.
     const MOST_WORKERS: i64 = 1024;
     clap::value_parser!(u16).range(1..=MOST_WORKERS)
-}
-
-/// The folder of a set that is written.
-///
-/// # Errors
-/// An address: sets are written to disks of this machine alone.
-pub fn folder_here(text: &str) -> Result<PathBuf, String> {
-    if is_remote(Path::new(text)) {
-        return Err("sets are written to a folder of this machine: copy it there with the store's own tool".into());
-    }
-    Ok(text.into())
 }
 
 pub fn cores() -> usize {

@@ -15,11 +15,11 @@ use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
 use super::belt::Belt;
-use crate::checkpoint::write_whole;
 use crate::pipeline::decode::header;
 use crate::shard::Cache;
 use crate::shard::import::{Import, ImportError, Item, Keys, Kind, Part, Unread, Wanted};
-use crate::shard::write::{Dropped, SetAccount, SetSpec, SetWriter, Split, Written, free_bytes};
+use crate::shard::remote::is_remote;
+use crate::shard::write::{Destination, Dropped, SetAccount, SetSpec, SetWriter, Split, Written, free_bytes};
 
 /// Samples read and waiting to be written: enough to go on reading while a shard is brought to the disk.
 const MOST_WAITING_BYTES: u64 = 256 << 20;
@@ -110,13 +110,19 @@ pub fn import(order: &Order, tell: &mut dyn FnMut(Step)) -> Result<Account> {
     let request = import.fingerprint(&order.from);
     let (most_samples, most_bytes) = (order.most_samples, order.most_bytes);
     let split = Split::Numbered { most_samples, most_bytes };
-    let (folder, name) = (order.out.clone(), order.name.clone());
+    let cache = Cache::from_env();
+    let to = Destination::open(&order.out, &cache)?;
     // Before anything of an older set is touched.
-    let needed = import.bytes + import.samples().unwrap_or(0) * AROUND_BYTES;
-    refuse_without_room(order, needed.saturating_sub(bytes_there(order)))?;
-    let classes = classes_file(order, &import.classes)?;
-    let mut writer =
-        SetWriter::create(&SetSpec { folder, name, split, request, force: order.force }, &Cache::from_env())?;
+    let samples = import.samples().unwrap_or(0);
+    let bytes = import.bytes + samples * AROUND_BYTES;
+    let needed = match to.away() {
+        Some(_) => to.most_here(&split, bytes, samples),
+        None => bytes.saturating_sub(bytes_there(order)),
+    };
+    refuse_without_room(to.folder(), needed)?;
+    let classes = classes_file(order, &to, &import.classes)?;
+    let spec = SetSpec { to: to.clone(), name: order.name.clone(), split, request, force: order.force };
+    let mut writer = SetWriter::create(&spec, &cache)?;
     let (kept, before) = (writer.kept(), writer.settled());
     tell(Step::Began { kind, bytes: import.bytes, classes: import.classes.len(), kept });
 
@@ -130,8 +136,8 @@ pub fn import(order: &Order, tell: &mut dyn FnMut(Step)) -> Result<Account> {
         bail!("{}: no sample could be imported; {list} says why", order.from.source.display());
     }
     // A set that is finished has its names, as no call would write them later.
-    if let Some((path, text)) = classes {
-        write_whole(&path, text.as_bytes())?;
+    if let Some((name, text)) = classes {
+        to.write(&name, text)?;
     }
     let SetAccount { shards, samples, bytes, dropped, settled, .. } = writer.finish()?;
     let seconds = start.elapsed().as_secs_f64();
@@ -167,12 +173,12 @@ fn take_all(order: &Order, line: &Mutex<Line>, writer: &mut SetWriter, tell: &mu
     })
 }
 
-fn refuse_without_room(order: &Order, bytes: u64) -> Result<()> {
+fn refuse_without_room(folder: &Path, bytes: u64) -> Result<()> {
     // A file system that does not tell is found full, if it is, by writing to it.
-    let free = free_bytes(&order.out).unwrap_or(u64::MAX);
+    let free = free_bytes(folder).unwrap_or(u64::MAX);
     if free < bytes {
         let (needed, free) = (bytes.div_ceil(1_000_000), free / 1_000_000);
-        bail!("{}: about {needed} MB are needed, {free} MB are free; make room", order.out.display());
+        bail!("{}: about {needed} MB are needed, {free} MB are free; make room", folder.display());
     }
     Ok(())
 }
@@ -180,6 +186,9 @@ fn refuse_without_room(order: &Order, bytes: u64) -> Result<()> {
 /// Shards written now would be found by the next call among the samples.
 fn refuse_inside_source(order: &Order) -> Result<()> {
     let (out, source) = (&order.out, &order.from.source);
+    if is_remote(out) {
+        return Ok(());
+    }
     let there = out.ancestors().find(|ancestor| ancestor.is_dir()).unwrap_or(Path::new(""));
     let there = if there.as_os_str().is_empty() { Path::new(".") } else { there };
     let (Ok(there), Ok(root)) = (there.canonicalize(), source.canonicalize()) else {
@@ -203,20 +212,21 @@ fn bytes_there(order: &Order) -> u64 {
     shards.filter_map(|shard| Some(shard.metadata().ok()?.len())).sum()
 }
 
-/// Names in label order, one a line, as `--names` and `--classes` take them, and where they belong; none where they are
-/// there already.
-fn classes_file(order: &Order, classes: &[String]) -> Result<Option<(PathBuf, String)>> {
+/// Names in label order, one a line, as `--names` and `--classes` take them, and the name of their file; none where they
+/// are there already.
+fn classes_file(order: &Order, to: &Destination, classes: &[String]) -> Result<Option<(String, String)>> {
     if classes.is_empty() {
         return Ok(None);
     }
     let text: String = classes.iter().map(|class| format!("{class}\n")).collect();
-    let path = order.out.join(format!("{}-classes.txt", order.name));
-    match fs::read(&path) {
-        Ok(there) if there == text.as_bytes() => Ok(None),
-        Ok(_) if !order.force => {
+    let name = format!("{}-classes.txt", order.name);
+    match to.text(&name)? {
+        Some(there) if there == text => Ok(None),
+        Some(_) if !order.force => {
+            let path = to.path(&name);
             bail!("{}: has other classes, move it away or choose another --name or --out", path.display())
         }
-        _ => Ok(Some((path, text))),
+        _ => Ok(Some((name, text))),
     }
 }
 

@@ -97,6 +97,19 @@ impl Cache {
         Ok(Arc::clone(depot.insert(opened)))
     }
 
+    /// Where shards lie that are on their way to another machine.
+    ///
+    /// # Errors
+    /// Where there is no folder for them.
+    pub fn outgoing(&self) -> Result<PathBuf, RemoteError> {
+        Ok(self.folder().ok_or(RemoteError::NoFolder)?.join("outgoing"))
+    }
+
+    /// How servers are waited for.
+    pub fn patience(&self) -> Patience {
+        self.patience
+    }
+
     /// A remote shard's number in the depot.
     ///
     /// # Errors
@@ -242,12 +255,33 @@ fn kept(shard: &Path, stamp: Stamp, place: Option<PathBuf>) -> Option<Index> {
     index
 }
 
-fn write(place: &Path, bytes: &[u8]) -> io::Result<()> {
-    static WRITTEN: AtomicU64 = AtomicU64::new(0);
-    let unique = format!(".{}-{}.tmp", process::id(), WRITTEN.fetch_add(1, Ordering::Relaxed));
+/// Makes good what a process left that was killed as it brought a shard's index beside it.
+pub(super) fn make_good(shard: &Path, cache: &Cache) {
+    let start = beside(shard).map(|place| unfinished(&place));
+    let (Some(folder), Some(start)) = (shard.parent(), start) else { return };
+    let names = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    let is_left = |name: &OsString| {
+        name.as_bytes().strip_prefix(start.as_bytes()).is_some_and(|end| end.ends_with(UNFINISHED_END.as_bytes()))
+    };
+    names.filter(is_left).for_each(|name| drop(fs::remove_file(folder.join(name))));
+    // Whoever reads the shard would make it too, or say why it cannot be made.
+    let _ = Index::open(shard, cache);
+}
+
+const UNFINISHED_END: &str = ".tmp";
+
+/// How the names of files begin that are to take an index's place.
+fn unfinished(place: &Path) -> OsString {
     let mut name = OsString::from(".");
     name.push(place.file_name().unwrap_or(OsStr::new("index")));
-    name.push(unique);
+    name.push(".");
+    name
+}
+
+fn write(place: &Path, bytes: &[u8]) -> io::Result<()> {
+    static WRITTEN: AtomicU64 = AtomicU64::new(0);
+    let mut name = unfinished(place);
+    name.push(format!("{}-{}{UNFINISHED_END}", process::id(), WRITTEN.fetch_add(1, Ordering::Relaxed)));
     let beside = place.with_file_name(name);
     let renamed = fs::write(&beside, bytes).and_then(|()| fs::rename(&beside, place));
     renamed.inspect_err(|_| drop(fs::remove_file(&beside)))

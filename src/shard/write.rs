@@ -1,9 +1,11 @@
 //! Samples → a shard: the same samples give the same bytes, whoever writes them, where and when.
 //!
 //! A shard is written beside its place, as `NAME.part`, and put there when it is whole and on the disk, with its index.
-//! A writer that is dropped before leaves nothing. A set of shards is written by `SetWriter`, which can be taken up again.
+//! A writer that is dropped before leaves nothing. A set of shards is written by `SetWriter`, which can be taken up again
+//! and brings each shard to where the set belongs.
 
 mod beside;
+mod destination;
 mod lists;
 mod set;
 mod state;
@@ -15,10 +17,12 @@ use std::path::{Path, PathBuf};
 use ::tar::{EntryType, Header};
 
 use self::beside::{Beside, Hashed};
+pub use self::destination::Destination;
 pub use self::lists::Dropped;
 pub use self::set::{SetAccount, SetSpec, SetWriter, Split, Written, is_shard_of, replaced_bytes, shard_name};
 use super::cache::Cache;
 use super::index::{Index, Stamp, hex};
+use super::remote::RemoteError;
 use super::table::{self, Builder, LABEL, split_name};
 use super::tar::TarError;
 
@@ -44,6 +48,8 @@ pub enum WriteError {
     Unsound { path: PathBuf, source: TarError },
     #[error("{path}: cannot be written")]
     Io { path: PathBuf, source: io::Error },
+    #[error("{url}")]
+    Away { url: String, source: RemoteError },
     #[error("{path}: an unfinished set of another request lies here, repeat that request or start over with --force")]
     Unfinished { path: PathBuf },
     #[error("`{name}`: a set is named as its shards' files begin, without `/` and not empty")]

@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::super::progress::bytes;
 use super::super::{say, say_json};
 use super::reshard::size;
-use super::{cores, folder_here, workers};
+use super::{cores, workers};
 use crate::run::import::{Account, Order, Step, import};
 use crate::run::text::count;
 use crate::shard::import::{Kind, Part, Wanted};
@@ -19,8 +19,8 @@ use crate::shard::import::{Kind, Part, Wanted};
 pub struct ImportArgs {
     /// A tar, a folder, or a list of paths and labels
     source: PathBuf,
-    /// The folder to write
-    #[arg(long, value_name = "DIR", value_parser = folder_here)]
+    /// The folder to write: a path, or an address (s3://, gs://, or https:// of a server that takes files by PUT)
+    #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// What the source is: imagenet-train, imagenet-validation, image-folder, list, folder or parquet; told by what it
     /// holds when left out

@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::super::progress::bytes;
 use super::super::{say, say_json};
-use super::{ShardsArgs, cores, folder_here, workers};
+use super::{ShardsArgs, cores, workers};
 use crate::pipeline::shrink::{Chroma, Coding, Fit};
 use crate::run::reshard::pick::{Classes, Duplicates, Pick, Share};
 use crate::run::reshard::treat::{ImageForm, Treatment};
@@ -31,8 +31,8 @@ beside the shards. A call that was interrupted goes on where its last finished s
 pub struct ReshardArgs {
     #[command(flatten)]
     from: ShardsArgs,
-    /// The folder to write
-    #[arg(long, value_name = "DIR", value_parser = folder_here)]
+    /// The folder to write: a path, or an address (s3://, gs://, or https:// of a server that takes files by PUT)
+    #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// How the new shards' names begin; as those that are read begin, when left out
     #[arg(long, help_heading = "Shards")]

@@ -23,7 +23,8 @@ use serde_json::json;
 use self::pick::{Choice, Duplicates, Ordering, Pick, Share, choose};
 use self::treat::Treatment;
 use self::work::Work;
-use crate::shard::write::{SetAccount, SetSpec, Split, is_shard_of};
+use crate::shard::remote::is_remote;
+use crate::shard::write::{Destination, SetAccount, SetSpec, Split, is_shard_of};
 use crate::shard::{Cache, list};
 
 /// As for an image in a set: more is a slip.
@@ -123,6 +124,7 @@ pub struct Done<'a> {
 
 /// Where the samples go.
 struct Plan {
+    to: Destination,
     specs: Vec<SetSpec>,
     /// For shards that keep their names: where in the order each ends.
     ends: Vec<usize>,
@@ -149,9 +151,11 @@ pub fn reshard(wanted: &Reshard, tell: &mut dyn FnMut(&Event)) -> Result<Account
         bail!("none of {samples_in} samples is wanted: {}", reasons(&choice.filtered));
     }
     let request = request(wanted, &choice)?;
-    let plan = if is_numbered { numbered(wanted, &choice, &request)? } else { named(wanted, &choice, &request)? };
-    fs::create_dir_all(&wanted.out)
-        .with_context(|| format!("{}: cannot be made; choose another --out", wanted.out.display()))?;
+    let to = Destination::open(&wanted.out, &cache)?;
+    fs::create_dir_all(to.folder())
+        .with_context(|| format!("{}: cannot be made; choose another --out", to.folder().display()))?;
+    let plan =
+        if is_numbered { numbered(wanted, to, &choice, &request)? } else { named(wanted, to, &choice, &request)? };
     let mut work = Work::new(wanted, &choice, &plan, &cache)?;
     let (kept, settled) = (work.kept(), work.settled());
     tell(&Event::Begun { samples: choice.order.len() as u64, settled: settled as u64, kept });
@@ -215,7 +219,7 @@ fn request(wanted: &Reshard, choice: &Choice) -> Result<String> {
 }
 
 /// One set of numbered shards, or two.
-fn numbered(wanted: &Reshard, choice: &Choice, request: &str) -> Result<Plan> {
+fn numbered(wanted: &Reshard, to: Destination, choice: &Choice, request: &str) -> Result<Plan> {
     let Reshard { layout, out, force, .. } = wanted;
     let name = layout.name.clone().unwrap_or_else(|| stem(choice));
     let samples: usize = choice.origins.iter().map(|origin| origin.samples).sum();
@@ -234,18 +238,18 @@ fn numbered(wanted: &Reshard, choice: &Choice, request: &str) -> Result<Plan> {
     for origin in &choice.origins {
         let real = fs::canonicalize(&origin.path).unwrap_or_else(|_| origin.path.clone());
         let is_written = names.iter().any(|name| is_shard_of(name, &real));
-        if is_written && real.parent().is_some_and(|folder| is_same_file(folder, out)) {
+        if is_written && real.parent().is_some_and(|folder| is_same(folder, out)) {
             bail!("{}: would be written over itself; choose another --out or --name", origin.path.display());
         }
     }
     let split = Split::Numbered { most_samples, most_bytes };
     let spec =
-        |name| SetSpec { folder: out.clone(), name, split: split.clone(), request: request.to_owned(), force: *force };
-    Ok(Plan { specs: names.into_iter().map(spec).collect(), ends: Vec::new() })
+        |name| SetSpec { to: to.clone(), name, split: split.clone(), request: request.to_owned(), force: *force };
+    Ok(Plan { specs: names.into_iter().map(spec).collect(), ends: Vec::new(), to })
 }
 
 /// A shard of the same name for each that is read.
-fn named(wanted: &Reshard, choice: &Choice, request: &str) -> Result<Plan> {
+fn named(wanted: &Reshard, destination: Destination, choice: &Choice, request: &str) -> Result<Plan> {
     let mut places: BTreeMap<String, &Path> = BTreeMap::new();
     let mut names = Vec::with_capacity(choice.origins.len());
     for origin in &choice.origins {
@@ -257,7 +261,7 @@ fn named(wanted: &Reshard, choice: &Choice, request: &str) -> Result<Plan> {
             let (from, other, to) = (from.display(), other.display(), to.display());
             bail!("{from}: named as {other} is, and both would become {to}; merge them with --name");
         }
-        if is_same_file(from, &to) {
+        if is_same(from, &to) {
             bail!("{}: would be written over itself; choose another --out", from.display());
         }
         names.push(name.to_owned());
@@ -266,13 +270,13 @@ fn named(wanted: &Reshard, choice: &Choice, request: &str) -> Result<Plan> {
         (0..choice.origins.len()).map(|shard| choice.order.partition_point(|chosen| chosen.shard as usize <= shard));
     let ends = ends.collect();
     let spec = SetSpec {
-        folder: wanted.out.clone(),
+        to: destination.clone(),
         name: stem(choice),
         split: Split::Named(names),
         request: request.to_owned(),
         force: wanted.force,
     };
-    Ok(Plan { specs: vec![spec], ends })
+    Ok(Plan { specs: vec![spec], ends, to: destination })
 }
 
 /// What the names of all shards begin with, without the number at its end.
@@ -289,6 +293,11 @@ fn stem(choice: &Choice) -> String {
     if stem.is_empty() { "shards".into() } else { stem.to_owned() }
 }
 
-fn is_same_file(one: &Path, other: &Path) -> bool {
+/// Whether two names, of files or of folders, stand for the same.
+fn is_same(one: &Path, other: &Path) -> bool {
+    let trimmed = |path: &Path| path.to_string_lossy().trim_end_matches('/').to_owned();
+    if is_remote(one) || is_remote(other) {
+        return trimmed(one) == trimmed(other);
+    }
     one.canonicalize().is_ok_and(|one| other.canonicalize().is_ok_and(|other| one == other))
 }

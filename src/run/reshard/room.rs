@@ -2,11 +2,11 @@
 
 use anyhow::{Result, bail};
 
-use super::Reshard;
 use super::feed::{Opened, read};
 use super::pick::{Choice, Chosen};
 use super::treat::{ImageForm, Outcome};
 use super::work::MOST_WAITING_BYTES;
+use super::{Plan, Reshard};
 use crate::pipeline::shrink::Shrinker;
 use crate::shard::Cache;
 use crate::shard::write::{SetSpec, free_bytes, replaced_bytes};
@@ -21,7 +21,7 @@ const LOOKED_AT: usize = 64;
 /// Refuses to begin what would fill the disk before it is done.
 pub fn refuse_without_room(
     wanted: &Reshard,
-    specs: &[SetSpec],
+    plan: &Plan,
     choice: &Choice,
     from: usize,
     is_scattered: bool,
@@ -33,15 +33,19 @@ pub fn refuse_without_room(
         ImageForm::AsIs => as_is + rest.len() as u64 * USUAL_MEMBERS * MEMBER_BYTES,
         ImageForm::Decoded(_) | ImageForm::Jpeg(..) => estimate(wanted, choice, rest, cache)?,
     };
-    let replaced: u64 = if wanted.force { specs.iter().map(replaced_bytes).sum() } else { 0 };
+    let replaced: u64 = if wanted.force { plan.specs.iter().map(replaced_bytes).sum() } else { 0 };
     // A shard is whole before the one that it replaces goes.
     let needed = written.saturating_sub(replaced).max(written.min(MOST_WAITING_BYTES));
+    // What goes to a store leaves soon.
+    let at_a_time = |spec: &SetSpec| spec.to.most_here(&spec.split, written, rest.len() as u64);
+    let needed = if plan.to.away().is_some() { plan.specs.iter().map(at_a_time).sum() } else { needed };
     let needed = needed + if is_scattered { as_is } else { 0 };
     // A file system that does not tell is found full, if it is, by writing to it.
-    let free = free_bytes(&wanted.out).unwrap_or(u64::MAX);
+    let folder = plan.to.folder();
+    let free = free_bytes(folder).unwrap_or(u64::MAX);
     if free < needed {
         let (needed, free) = (needed.div_ceil(1_000_000), free / 1_000_000);
-        bail!("{}: about {needed} MB are needed, {free} MB are free; make room or take fewer", wanted.out.display());
+        bail!("{}: about {needed} MB are needed, {free} MB are free; make room or take fewer", folder.display());
     }
     Ok(())
 }

@@ -15,7 +15,7 @@ use super::scatter::{self, Scatter};
 use super::treat::{Outcome, Treatment};
 use super::{Done, Event, Plan, Reshard, room};
 use crate::pipeline::shrink::Shrinker;
-use crate::shard::write::{SetAccount, SetWriter, Written};
+use crate::shard::write::{Destination, SetAccount, SetWriter, Written};
 use crate::shard::{Cache, hex};
 
 /// Samples read and waiting to be written: enough to go on working while a shard is brought to the disk.
@@ -65,7 +65,7 @@ impl<'a> Work<'a> {
             && choice.origins.len() <= MOST_OPEN
             && cache.holds(choice.origins.iter().map(|origin| (origin.path.as_path(), origin.stamp.size)))?;
         let is_scattered = wanted.layout.shuffle.is_some() && !fits && !rest.is_empty();
-        room::refuse_without_room(wanted, &self.plan.specs, choice, from, is_scattered, cache)?;
+        room::refuse_without_room(wanted, self.plan, choice, from, is_scattered, cache)?;
         let mut opened =
             Opened::new(&choice.origins, cache, if wanted.layout.shuffle.is_some() { MOST_OPEN } else { 1 });
         let from_where = if is_scattered {
@@ -161,7 +161,7 @@ impl<'a> Work<'a> {
         let dropped: u64 = set.placed().dropped.values().sum();
         let before = self.dropped.get_mut(number).map_or(0, |before| std::mem::replace(before, dropped));
         let Written { samples, bytes, shard, .. } = written;
-        let shard = self.wanted.out.join(shard);
+        let shard = self.to().path(&shard);
         tell(&Event::Shard(Done { shard: &shard, samples, bytes, dropped: dropped - before }));
         let safe = self.sets.iter().map(|set| set.placed().settled).min().unwrap_or_default();
         scatter::remove_before(&self.bucket_folder(), safe as usize);
@@ -169,7 +169,11 @@ impl<'a> Work<'a> {
 
     fn bucket_folder(&self) -> PathBuf {
         let name = self.plan.specs.first().map_or("", |spec| spec.name.as_str());
-        self.wanted.out.join(format!("{name}.shuffling"))
+        self.to().folder().join(format!("{name}.shuffling"))
+    }
+
+    fn to(&self) -> &'a Destination {
+        &self.plan.to
     }
 
     /// The account of each set, and the list of its dropped samples.
@@ -180,7 +184,7 @@ impl<'a> Work<'a> {
         let buckets = self.bucket_folder();
         let mut found = Vec::with_capacity(self.sets.len());
         for set in self.sets {
-            let list = set.dropped_path().to_owned();
+            let list = set.dropped_path();
             found.push((set.end()?, list));
         }
         scatter::remove(&buckets)?;

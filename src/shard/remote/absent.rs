@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -21,6 +21,54 @@ pub struct Ahead(Infallible);
 /// Nobody has one.
 #[derive(Debug)]
 pub struct Lease(Infallible);
+
+/// Nobody has one.
+#[derive(Debug)]
+pub struct Outbox(Infallible);
+
+impl Outbox {
+    /// # Errors
+    /// Always.
+    pub fn open(_: &str, _: &Path, _: Patience) -> Result<Self, RemoteError> {
+        Err(RemoteError::NotBuilt)
+    }
+
+    pub fn url(&self, _: &str) -> String {
+        match self.0 {}
+    }
+
+    pub fn version(&self, _: &str) -> Result<Option<String>, RemoteError> {
+        match self.0 {}
+    }
+
+    pub fn send(&self, _: &str) -> Result<(), (String, RemoteError)> {
+        match self.0 {}
+    }
+
+    pub fn sent(&self, _: &str) -> Option<String> {
+        match self.0 {}
+    }
+
+    pub fn finish(&self) -> Result<(), (String, RemoteError)> {
+        match self.0 {}
+    }
+
+    pub fn text(&self, _: &str) -> Result<Option<String>, RemoteError> {
+        match self.0 {}
+    }
+
+    pub fn replace(&self, _: &str, _: impl Fn(&str) -> String) -> Result<(), RemoteError> {
+        match self.0 {}
+    }
+
+    pub fn write(&self, _: &str, _: String) -> Result<(), RemoteError> {
+        match self.0 {}
+    }
+
+    pub fn remove(&self, _: &str) -> Result<(), RemoteError> {
+        match self.0 {}
+    }
+}
 
 impl Depot {
     /// # Errors

@@ -9,15 +9,39 @@ use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::http::HttpBuilder;
 use object_store::path::Path;
-use object_store::{ClientConfigKey, ClientOptions, HeaderMap, HeaderValue, ObjectStore, RetryConfig};
+use object_store::{BackoffConfig, ClientConfigKey, ClientOptions, HeaderMap, HeaderValue, ObjectStore, RetryConfig};
 
-use super::RemoteError;
+use super::{Patience, RemoteError};
 
 /// Sent as `Authorization: Bearer …` to servers of `https://` addresses, as data sets behind an account want it.
 const TOKEN: &str = "SACCADE_HTTP_TOKEN";
 
 /// A request ends when nothing comes any more, not after a time: a shard may be large.
 const NO_END: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+/// How long a request that writes a part may take: 8 MB over a line of half a megabit.
+const LONGEST_PART: Duration = Duration::from_secs(120);
+
+/// How a client asks.
+#[derive(Clone, Debug)]
+pub struct Manner {
+    repeats: RetryConfig,
+    longest: Duration,
+}
+
+impl Manner {
+    /// Each request is made once and lasts as long as bytes come.
+    pub fn reading() -> Self {
+        Self { repeats: RetryConfig { max_retries: 0, ..RetryConfig::default() }, longest: NO_END }
+    }
+
+    /// What fails and may pass is repeated a few times, so that a file is not sent anew for one of its parts.
+    pub fn writing(patience: &Patience) -> Self {
+        let Patience { first_pause: init_backoff, longest_pause: max_backoff, in_all: retry_timeout, .. } = *patience;
+        let backoff = BackoffConfig { init_backoff, max_backoff, ..BackoffConfig::default() };
+        Self { repeats: RetryConfig { backoff, max_retries: 3, retry_timeout }, longest: LONGEST_PART }
+    }
+}
 
 /// An address, taken apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,6 +113,17 @@ impl Address {
         Ok(address)
     }
 
+    /// That of a file of this folder.
+    ///
+    /// # Errors
+    /// When no store would take the name.
+    pub fn file(&self, name: &str) -> Result<Self, RemoteError> {
+        let folder = self.path.as_ref();
+        let path = if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") };
+        let path = Path::parse(path).map_err(|error| RemoteError::Address { why: error.to_string() })?;
+        Ok(Self { path, ..self.clone() })
+    }
+
     /// Whether its store tells which objects it has.
     pub fn lists(&self) -> bool {
         matches!(self.scheme, Scheme::S3 | Scheme::Gs)
@@ -99,15 +134,14 @@ impl Address {
         format!("{}://{}", self.scheme.name(), self.host)
     }
 
-    /// A client for the address's store, which does not repeat requests by itself. What accounts it needs, the usual
-    /// variables tell: `AWS_…`, `GOOGLE_…`.
+    /// A client for the address's store. What accounts it needs, the usual variables tell: `AWS_…`, `GOOGLE_…`.
     ///
     /// # Errors
     /// When these variables make no sense.
-    pub fn connect(&self) -> Result<Arc<dyn ObjectStore>, RemoteError> {
+    pub fn connect(&self, manner: &Manner) -> Result<Arc<dyn ObjectStore>, RemoteError> {
         let failed = |error: object_store::Error| RemoteError::Address { why: super::client::shortened(&error) };
-        let never = RetryConfig { max_retries: 0, ..RetryConfig::default() };
-        let days = format!("{} s", NO_END.as_secs());
+        let repeats = manner.repeats.clone();
+        let longest = format!("{} s", manner.longest.as_secs());
         match self.scheme {
             Scheme::Http | Scheme::Https => {
                 let is_plain = self.scheme == Scheme::Http;
@@ -116,20 +150,21 @@ impl Address {
                     options = options.with_default_headers(headers?);
                 }
                 let builder = HttpBuilder::new().with_url(self.store()).with_client_options(options);
-                Ok(Arc::new(builder.with_retry(never).build().map_err(failed)?))
+                Ok(Arc::new(builder.with_retry(repeats).build().map_err(failed)?))
             }
             Scheme::S3 => {
                 let timeout = AmazonS3ConfigKey::Client(ClientConfigKey::Timeout);
-                let mut builder = AmazonS3Builder::from_env().with_bucket_name(&self.host).with_config(timeout, days);
+                let mut builder =
+                    AmazonS3Builder::from_env().with_bucket_name(&self.host).with_config(timeout, longest);
                 if endpoint_is_plain() {
                     builder = builder.with_allow_http(true);
                 }
-                Ok(Arc::new(builder.with_retry(never).build().map_err(failed)?))
+                Ok(Arc::new(builder.with_retry(repeats).build().map_err(failed)?))
             }
             Scheme::Gs => {
                 let timeout = GoogleConfigKey::Client(ClientConfigKey::Timeout);
                 let builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(&self.host);
-                Ok(Arc::new(builder.with_config(timeout, days).with_retry(never).build().map_err(failed)?))
+                Ok(Arc::new(builder.with_config(timeout, longest).with_retry(repeats).build().map_err(failed)?))
             }
         }
     }

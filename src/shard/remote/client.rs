@@ -11,12 +11,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use object_store::path::Path;
-use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt};
+use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, UpdateVersion};
 use sha2::{Digest, Sha256};
 use tokio::runtime::{Builder, Runtime};
 
 use super::RemoteError;
-use super::address::Address;
+use super::address::{Address, Manner};
 use crate::shard::index::Stamp;
 
 /// How often it is looked whether what was asked for is still wanted.
@@ -26,14 +26,15 @@ const GLANCE: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub struct Client {
     runtime: Runtime,
+    manner: Manner,
     stores: HashMap<String, Arc<dyn ObjectStore>>,
 }
 
 /// An object that is named, and the store that has it.
 #[derive(Clone, Debug)]
 pub struct Object {
-    store: Arc<dyn ObjectStore>,
-    path: Path,
+    pub(super) store: Arc<dyn ObjectStore>,
+    pub(super) path: Path,
     /// After so long without a byte a request is given up.
     stall: Duration,
 }
@@ -53,12 +54,12 @@ pub type Take<'t> = dyn FnMut(u64, &Bytes) -> Result<(), RemoteError> + 't;
 impl Client {
     /// # Errors
     /// When the system gives no more descriptors.
-    pub fn new() -> Result<Self, RemoteError> {
+    pub fn new(manner: Manner) -> Result<Self, RemoteError> {
         // Another part of the process may have chosen; then that is used.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let runtime = Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| RemoteError::Failed { why: error.to_string() })?;
-        Ok(Self { runtime, stores: HashMap::new() })
+        Ok(Self { runtime, manner, stores: HashMap::new() })
     }
 
     /// # Errors
@@ -68,12 +69,20 @@ impl Client {
         let store = match self.stores.get(&name) {
             Some(store) => Arc::clone(store),
             None => {
-                let store = address.connect()?;
+                let store = address.connect(&self.manner)?;
                 self.stores.insert(name, Arc::clone(&store));
                 store
             }
         };
         Ok(Object { store, path: address.path.clone(), stall })
+    }
+
+    /// An object of this name in a folder.
+    ///
+    /// # Errors
+    /// As [`Self::object`].
+    pub fn object_in(&mut self, folder: &Address, name: &str, stall: Duration) -> Result<Object, RemoteError> {
+        self.object(&folder.file(name)?, stall)
     }
 
     /// What `future` says, unless `stop` is set before.
@@ -187,17 +196,18 @@ impl Object {
         if place == wanted.end { Ok(()) } else { Err(RemoteError::Cut) }
     }
 
-    /// The whole of a small object; none where there is none.
+    /// The whole of a small object, and what it may be replaced by; none where there is none.
     ///
     /// # Errors
     /// As every request, and when it has more than `most` bytes.
-    pub async fn small(&self, most: u64) -> Result<Option<Vec<u8>>, RemoteError> {
+    pub async fn small(&self, most: u64) -> Result<Option<(Vec<u8>, UpdateVersion)>, RemoteError> {
         let result = match self.within(self.store.get(&self.path)).await? {
             Ok(result) => result,
             Err(object_store::Error::NotFound { .. }) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
         let size = result.meta.size;
+        let version = UpdateVersion { e_tag: result.meta.e_tag.clone(), version: result.meta.version.clone() };
         if size > most {
             return Err(RemoteError::TooLarge { most });
         }
@@ -210,7 +220,7 @@ impl Object {
             }
             all.extend_from_slice(&bytes);
         }
-        if all.len() as u64 == size { Ok(Some(all)) } else { Err(RemoteError::Cut) }
+        if all.len() as u64 == size { Ok(Some((all, version))) } else { Err(RemoteError::Cut) }
     }
 
     /// The paths of all objects under this one, as under a folder.
@@ -229,7 +239,7 @@ impl Object {
 
     /// # Errors
     /// When it takes longer than a server may be silent.
-    async fn within<T>(&self, future: impl Future<Output = T>) -> Result<T, RemoteError> {
+    pub(super) async fn within<T>(&self, future: impl Future<Output = T>) -> Result<T, RemoteError> {
         let late = |_| RemoteError::Stalled { seconds: self.stall.as_secs() };
         tokio::time::timeout(self.stall, future).await.map_err(late)
     }
@@ -274,7 +284,7 @@ impl RemoteError {
 }
 
 /// The number with which a server refuses, if it does. The library tells it in words alone.
-fn status(error: &dyn Error) -> Option<u16> {
+pub fn status(error: &dyn Error) -> Option<u16> {
     let text = innermost(error).to_string();
     text.split_once("status code: ")?.1.get(..3)?.parse().ok()
 }

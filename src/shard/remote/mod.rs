@@ -3,6 +3,8 @@
 //! A shard is fetched whole, since one request for each sample would cost far more, and lies in the folder until the room
 //! is needed for one that is read sooner. What is read of a shard that will not be fetched (the few samples of a score,
 //! one that replaces a bad one) is asked for alone. Everything else in `shard` reads the fetched file.
+//!
+//! Sets are written the same way round: into a folder here, from which each shard goes to the store as soon as it is whole.
 
 #[cfg(not(feature = "remote"))]
 mod absent;
@@ -15,6 +17,10 @@ mod depot;
 #[cfg(feature = "remote")]
 mod fetch;
 #[cfg(feature = "remote")]
+mod outbox;
+#[cfg(feature = "remote")]
+mod put;
+#[cfg(feature = "remote")]
 mod shared;
 #[cfg(feature = "remote")]
 mod state;
@@ -25,9 +31,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 #[cfg(not(feature = "remote"))]
-pub use self::absent::{Ahead, Depot, Lease};
+pub use self::absent::{Ahead, Depot, Lease, Outbox};
 #[cfg(feature = "remote")]
 pub use self::depot::{Ahead, Depot, Lease};
+#[cfg(feature = "remote")]
+pub use self::outbox::Outbox;
 
 /// Number of a remote shard in its depot.
 pub type Id = u32;
@@ -79,7 +87,7 @@ impl Default for Patience {
 /// Why something could not be had from another machine.
 #[derive(Debug, thiserror::Error)]
 pub enum RemoteError {
-    #[error("this build reads no addresses: build it with --features remote")]
+    #[error("this build knows no addresses: build it with --features remote")]
     NotBuilt,
     #[error("{why}")]
     Address { why: String },
@@ -115,7 +123,7 @@ pub enum RemoteError {
     Room { needed: u64, most: u64 },
     #[error("{}: cannot be written", path.display())]
     Disk { path: PathBuf, source: io::Error },
-    #[error("no folder for fetched shards is known: set SACCADE_CACHE to one")]
+    #[error("no folder for shards on their way is known: set SACCADE_CACHE to one")]
     NoFolder,
     #[error("given up, as what it was for has ended")]
     Closed,

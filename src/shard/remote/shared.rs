@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::address::Address;
+use super::address::{Address, Manner};
 use super::client::{Client, Object, Version};
 use super::state::{Evicted, State};
 use super::{Id, Listed, Patience, RemoteError};
@@ -139,7 +139,7 @@ impl Shared {
     /// A connection for this thread's use.
     pub fn client(&self) -> Result<Client, RemoteError> {
         let free = lock(&self.clients).pop();
-        free.map_or_else(Client::new, Ok)
+        free.map_or_else(|| Client::new(Manner::reading()), Ok)
     }
 
     pub fn give_back(&self, client: Client) {
@@ -148,7 +148,9 @@ impl Shared {
 
     pub fn small(&self, url: &str, most: u64) -> Result<Option<Vec<u8>>, RemoteError> {
         let address = Address::parse(url)?;
-        self.ask(&address, self.patience.in_all, async |object: &Object| object.small(most).await)
+        self.ask(&address, self.patience.in_all, async |object: &Object| {
+            Ok(object.small(most).await?.map(|(bytes, _)| bytes))
+        })
     }
 
     pub fn sums(&self, folder: &str) -> Result<Known, RemoteError> {

@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{WriteError, Written, is_shard_of, sync_folder};
+use super::{Destination, WriteError, Written, is_shard_of, sync_folder};
+use crate::shard::remote::{Outbox, RemoteError};
 
 /// How an index of shards names itself.
 const KIND: &str = "wids-shard-index-v1";
@@ -28,28 +29,45 @@ pub struct Dropped {
     pub detail: String,
 }
 
-/// Puts the set's shards into the folder's checksums, and its own index beside them.
+/// Puts the set's shards into the checksums of a folder here, and its own index beside them.
 pub fn put(folder: &Path, set: &str, shards: &[Written], is_shared: bool) -> Result<(), WriteError> {
     let failed = |source| WriteError::Io { path: folder.to_owned(), source };
     // The folder itself is the lock, since the files are replaced. Some network file systems have none.
     let lock = File::open(folder).map_err(failed)?;
     let _ = lock.lock();
-    let is_own = |name: &str| {
-        shards.iter().any(|shard| shard.shard == name) || (!is_shared && is_shard_of(set, Path::new(name)))
-    };
-    checksums(&folder.join(CHECKSUMS), shards, is_own)?;
-    index(&folder.join(format!("{set}.json")), set, shards, is_shared)
+    let sums = folder.join(CHECKSUMS);
+    replace(&sums, checksums(&read(&sums)?, set, shards, is_shared).as_bytes())?;
+    let path = folder.join(index_name(set));
+    let is_there = |name: &str| !name.contains('/') && folder.join(name).is_file();
+    replace(&path, index(&read(&path)?, set, shards, is_shared.then_some(&is_there)).as_bytes())
 }
 
-fn checksums(path: &Path, shards: &[Written], is_own: impl Fn(&str) -> bool) -> Result<(), WriteError> {
-    let before = read(path)?;
+/// As [`put`], in a folder of a store.
+pub fn put_away(away: &Outbox, set: &str, shards: &[Written], is_shared: bool) -> Result<(), (String, RemoteError)> {
+    let in_place = |name: &str, make: &dyn Fn(&str) -> String| {
+        away.replace(name, make).map_err(|source| (name.to_owned(), source))
+    };
+    in_place(CHECKSUMS, &|before| checksums(before, set, shards, is_shared))?;
+    // Who takes shards away from a store takes their line from the index too.
+    let is_there = |_: &str| true;
+    in_place(&index_name(set), &|before| index(before, set, shards, is_shared.then_some(&is_there)))
+}
+
+/// The file of a set's index.
+pub fn index_name(set: &str) -> String {
+    format!("{set}.json")
+}
+
+/// The checksums of a folder with those of these shards, from what they were before.
+fn checksums(before: &str, set: &str, shards: &[Written], is_shared: bool) -> String {
+    let own: BTreeSet<&str> = shards.iter().map(|shard| shard.shard.as_str()).collect();
+    let is_own = |name: &str| own.contains(name) || (!is_shared && is_shard_of(set, Path::new(name)));
     // What others wrote stays as it is.
     let mut lines: Vec<(&str, String)> = before.lines().map(|line| (summed(line), line.to_owned())).collect();
     lines.retain(|(name, _)| !is_own(name));
     lines.extend(shards.iter().map(|shard| (shard.shard.as_str(), format!("{}  {}", shard.sha256, shard.shard))));
     lines.sort();
-    let text: String = lines.iter().map(|(_, line)| format!("{line}\n")).collect();
-    replace(path, text.as_bytes())
+    lines.iter().map(|(_, line)| format!("{line}\n")).collect()
 }
 
 /// The file that a line of checksums is of; a line of another form itself.
@@ -58,32 +76,27 @@ fn summed(line: &str) -> &str {
     name.map_or(line, |name| name.strip_prefix("./").unwrap_or(name))
 }
 
-/// Whether there is a file that is no index of shards.
-pub fn is_no_index(path: &Path) -> bool {
-    let Ok(bytes) = fs::read(path) else { return false };
-    serde_json::from_slice::<Value>(&bytes).map_or(true, |value| value.get("__kind__") != Some(&KIND.into()))
+/// Whether a text is no index of shards.
+pub fn is_no_index(text: &str) -> bool {
+    serde_json::from_str::<Value>(text).map_or(true, |value| value.get("__kind__") != Some(&KIND.into()))
 }
 
-/// A list of shards as the package `wids` reads it. Parts of a set that several processes write share one list.
-fn index(path: &Path, set: &str, shards: &[Written], is_shared: bool) -> Result<(), WriteError> {
+/// A list of shards as the package `wids` reads it. Parts of a set that several processes write share one list: of those
+/// in the list before, the shards that are still there stay.
+fn index(before: &str, set: &str, shards: &[Written], shared: Option<&dyn Fn(&str) -> bool>) -> String {
     let own: BTreeSet<&str> = shards.iter().map(|shard| shard.shard.as_str()).collect();
-    let before = if is_shared { read(path)? } else { String::new() };
-    let before: Value = serde_json::from_str(&before).unwrap_or_default();
-    let of_others = before.get("shardlist").and_then(Value::as_array).into_iter().flatten();
-    let of_others = of_others.filter_map(|line| Some((line.get("url")?.as_str()?.to_owned(), line.clone())));
-    let mut lines: BTreeMap<String, Value> =
-        of_others.filter(|(name, _)| !own.contains(name.as_str()) && is_there(path, name)).collect();
+    let before: Value = serde_json::from_str(before).unwrap_or_default();
+    let listed = before.get("shardlist").and_then(Value::as_array).into_iter().flatten();
+    let listed = listed.filter_map(|line| Some((line.get("url")?.as_str()?.to_owned(), line.clone())));
+    let is_kept = |name: &str| shared.is_some_and(|is_there| !own.contains(name) && is_there(name));
+    let mut lines: BTreeMap<String, Value> = listed.filter(|(name, _)| is_kept(name)).collect();
     lines.extend(shards.iter().map(|shard| {
         let line = json!({ "url": shard.shard, "nsamples": shard.samples, "filesize": shard.bytes });
         (shard.shard.clone(), line)
     }));
     let lines: Vec<Value> = lines.into_values().collect();
     let index = json!({ "__kind__": KIND, "wids_version": 1, "name": set, "shardlist": lines });
-    replace(path, format!("{index:#}\n").as_bytes())
-}
-
-fn is_there(beside: &Path, name: &str) -> bool {
-    !name.contains('/') && beside.with_file_name(name).is_file()
+    format!("{index:#}\n")
 }
 
 /// Nothing where there is no file.
@@ -96,7 +109,7 @@ fn read(path: &Path) -> Result<String, WriteError> {
 }
 
 /// Readers find the old file or the new one.
-fn replace(path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
+pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
     let mut beside: OsString = path.as_os_str().to_owned();
     beside.push(".part");
     let beside = PathBuf::from(beside);
@@ -157,6 +170,46 @@ impl DroppedList {
         Ok(())
     }
 
+    /// Brings a list that lies here to where the set belongs. Of a list of the folder that is the lines of these shards.
+    ///
+    /// # Errors
+    /// When the store or the disk fails.
+    pub fn put_away(&self, to: &Destination, away: &Outbox, shards: &[Written]) -> Result<(), WriteError> {
+        let path = self.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let lost = |source| to.lost(name, source);
+        let lines = read(path)?;
+        match self {
+            Self::Own { .. } if lines.is_empty() => away.remove(name).map_err(lost),
+            Self::Own { .. } => away.write(name, lines).map_err(lost),
+            Self::Shared { .. } => {
+                let names: BTreeSet<&str> = shards.iter().map(|shard| shard.shard.as_str()).collect();
+                let of = |text: &str, own: bool| -> String {
+                    let wanted = |line: &&str| names.iter().any(|name| is_line_of(line, name)) == own;
+                    text.split_inclusive('\n').filter(wanted).collect()
+                };
+                let own = of(&lines, true);
+                if own.is_empty() && away.text(name).map_err(lost)?.is_none() {
+                    return Ok(());
+                }
+                away.replace(name, |before| of(before, false) + &own).map_err(lost)
+            }
+        }
+    }
+
+    /// Forgets what was said of these shards here, once it is where the set belongs.
+    pub fn forget_here(&self, shards: &[Written]) {
+        if let Self::Shared { path, .. } = self
+            && path.exists()
+        {
+            shards.iter().for_each(|shard| drop(note(path, &shard.shard, &[])));
+        }
+        let is_shared = matches!(self, Self::Shared { .. });
+        if !is_shared || fs::metadata(self.path()).is_ok_and(|found| found.len() == 0) {
+            let _ = fs::remove_file(self.path());
+        }
+    }
+
     /// Brings to the disk what was added for a shard; the list's length in bytes where it is the set's own.
     pub fn sync(&mut self, shard: &str) -> Result<u64, WriteError> {
         match self {
@@ -184,6 +237,11 @@ fn open<'f>(path: &Path, file: &'f mut Option<File>) -> io::Result<&'f mut File>
     }
 }
 
+/// Whether a line is of a sample that would be in this shard.
+fn is_line_of(line: &str, shard: &str) -> bool {
+    serde_json::from_str::<Dropped>(line).is_ok_and(|line| line.shard.file_name().is_some_and(|name| name == shard))
+}
+
 fn line_of(dropped: &Dropped) -> String {
     let path = dropped.shard.to_string_lossy();
     let Dropped { key, reason, detail, .. } = dropped;
@@ -198,11 +256,8 @@ fn note(path: &Path, shard: &str, dropped: &[Dropped]) -> io::Result<()> {
     let _ = file.lock();
     let mut before = String::new();
     file.read_to_string(&mut before)?;
-    let is_of_another = |line: &&str| {
-        let parsed = serde_json::from_str::<Dropped>(line);
-        // A line without its end was being written by a process that was killed.
-        line.ends_with('\n') && parsed.map_or(true, |line| line.shard.file_name().is_none_or(|name| name != shard))
-    };
+    // A line without its end was being written by a process that was killed.
+    let is_of_another = |line: &&str| line.ends_with('\n') && !is_line_of(line, shard);
     let mut text: String = before.split_inclusive('\n').filter(is_of_another).collect();
     let is_rewritten = text != before;
     if is_rewritten {

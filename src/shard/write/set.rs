@@ -4,6 +4,8 @@
 //! out, and, until the set is whole, `NAME.unfinished.jsonl`. Whoever writes a set offers the input samples in the same
 //! order each time and settles each: added, dropped, filtered or passed over. Those that are settled already, because
 //! an earlier call came so far, are [`SetWriter::settled`], and are not offered again.
+//!
+//! A set that belongs to a store is made in a folder here, which each shard leaves as soon as the store has it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -16,14 +18,14 @@ use sha2::{Digest, Sha256};
 
 use super::lists::{self, Dropped, DroppedList};
 use super::state::{Left, Line, State};
-use super::{Sealed, ShardWriter, WriteError, member_bytes, refuse};
-use crate::shard::cache::{Cache, beside};
+use super::{Destination, Sealed, ShardWriter, WriteError, member_bytes};
+use crate::shard::cache::{Cache, beside, make_good};
 use crate::shard::index::hex;
 
 /// A set that is to be written.
 #[derive(Clone, Debug)]
 pub struct SetSpec {
-    pub folder: PathBuf,
+    pub to: Destination,
     pub name: String,
     pub split: Split,
     /// Whatever the set's bytes depend on beside this specification, as text: sources with their sizes and times, seed,
@@ -81,6 +83,8 @@ pub struct SetWriter {
     kept: usize,
     current: Option<Current>,
     ended: Option<Ended>,
+    /// Shards that were given to be sent to a store.
+    on_their_way: Vec<String>,
     account: SetAccount,
     /// Up to the end of the last shard that is in its place.
     placed: SetAccount,
@@ -120,10 +124,11 @@ impl SetWriter {
         if spec.name.is_empty() || spec.name.contains('/') {
             return Err(WriteError::SetName { name: spec.name.clone() });
         }
-        let failed = |source| WriteError::Io { path: spec.folder.clone(), source };
-        fs::create_dir_all(&spec.folder).map_err(failed)?;
-        let (state, Left { lines, again }) =
-            State::open(&state_path(spec), &fingerprint(spec), spec.force, || refuse_shards(spec, &BTreeSet::new()))?;
+        let folder = spec.to.folder();
+        fs::create_dir_all(folder).map_err(|source| WriteError::Io { path: folder.to_owned(), source })?;
+        let refuse = || refuse_shards(spec, &BTreeSet::new());
+        let (state, Left { lines, again, sent }) =
+            State::open(&state_path(spec), &fingerprint(spec), spec.force, &spec.to, refuse)?;
         let own = lines.iter().map(|line| &line.written.shard).chain(&again).cloned().collect();
         refuse_shards(spec, &own)?;
         let dropped_bytes = lines.last().map_or(0, |line| line.dropped_bytes);
@@ -133,7 +138,10 @@ impl SetWriter {
         };
         let account = lines.last().map(|line| line.account.clone()).unwrap_or_default();
         let written: Vec<Written> = lines.into_iter().map(|line| line.written).collect();
-        Ok(Self {
+        if let Some(last) = written.last() {
+            make_good(&folder.join(&last.shard), cache);
+        }
+        let mut set = Self {
             kept: written.len(),
             spec: spec.clone(),
             cache: cache.clone(),
@@ -143,9 +151,13 @@ impl SetWriter {
             again,
             current: None,
             ended: None,
+            on_their_way: Vec::new(),
             placed: account.clone(),
             account,
-        })
+        };
+        let here: Vec<String> = set.written.iter().map(|shard| shard.shard.clone()).collect();
+        here.into_iter().filter(|shard| !sent.contains_key(shard)).try_for_each(|shard| set.send(shard))?;
+        Ok(set)
     }
 
     /// How many input samples are settled; the next to be offered is that of this number, counted from 0.
@@ -179,8 +191,9 @@ impl SetWriter {
     }
 
     /// The list of the samples that were dropped.
-    pub fn dropped_path(&self) -> &Path {
-        self.list.path()
+    pub fn dropped_path(&self) -> PathBuf {
+        let name = self.list.path().file_name().and_then(|name| name.to_str());
+        name.map_or_else(|| self.list.path().to_owned(), |name| self.spec.to.path(name))
     }
 
     /// Settles an input sample: writes it, with its members (extension and data) in their order. Returns a shard that
@@ -190,10 +203,10 @@ impl SetWriter {
     /// When the disk fails, when the sample has the key of the one before, or when nobody could read a member back.
     pub fn add(&mut self, key: &str, members: &[(&str, &[u8])]) -> Result<Option<Written>, WriteError> {
         let finished = if self.is_full(key, members) { self.end_shard()? } else { None };
-        let current = self.current()?;
-        if current.samples > 0 && current.last_key == key {
-            return Err(WriteError::SameKey { path: self.spec.folder.clone(), key: key.to_owned() });
+        if self.current.as_ref().is_some_and(|current| current.samples > 0 && current.last_key == key) {
+            return Err(WriteError::SameKey { path: self.spec.to.path(""), key: key.to_owned() });
         }
+        let current = self.current()?;
         for (extension, data) in members {
             current.shard.add(key, extension, data)?;
         }
@@ -255,7 +268,7 @@ impl SetWriter {
         self.account.shards += 1;
         self.account.bytes += shard.bytes();
         let account = self.account.clone();
-        let failed = |source| WriteError::Io { path: self.spec.folder.join(&name), source };
+        let failed = |source| WriteError::Io { path: self.spec.to.folder().join(&name), source };
         let thread = thread::Builder::new().name("saccade-sync".into()).spawn(|| shard.seal()).map_err(failed)?;
         self.ended = Some(Ended { name, samples, dropped_bytes, account, thread: Some(thread) });
         Ok(before)
@@ -264,7 +277,7 @@ impl SetWriter {
     /// Waits for the shard that was ended last, and puts it into its place.
     fn place(&mut self) -> Result<Option<Written>, WriteError> {
         let Some(mut ended) = self.ended.take() else { return Ok(None) };
-        let path = || self.spec.folder.join(&ended.name);
+        let path = || self.spec.to.folder().join(&ended.name);
         let lost = || WriteError::Io { path: path(), source: io::Error::other("the thread that syncs ended early") };
         let sealed = ended.thread.take().and_then(|thread| thread.join().ok()).ok_or_else(lost)??;
         let stamp = sealed.stamp();
@@ -276,7 +289,35 @@ impl SetWriter {
         sealed.place(&self.cache)?;
         self.placed.clone_from(&ended.account);
         self.written.push(written.clone());
+        self.send(written.shard.clone())?;
         Ok(Some(written))
+    }
+
+    /// Gives a shard that is in its place here to be sent to the store, if the set belongs to one.
+    fn send(&mut self, shard: String) -> Result<(), WriteError> {
+        let Some(away) = self.spec.to.away() else { return Ok(()) };
+        away.send(&shard).map_err(|(name, source)| self.spec.to.lost(&name, source))?;
+        self.on_their_way.push(shard);
+        self.note_sent()
+    }
+
+    /// Notes which shards came to the store; they are not needed here any more.
+    fn note_sent(&mut self) -> Result<(), WriteError> {
+        let Some(away) = self.spec.to.away() else { return Ok(()) };
+        let came = |shard: String| away.sent(&shard).map(|version| (shard.clone(), version)).ok_or(shard);
+        let (mut sent, mut rest) = (Vec::new(), Vec::new());
+        for shard in self.on_their_way.drain(..) {
+            match came(shard) {
+                Ok(one) => sent.push(one),
+                Err(shard) => rest.push(shard),
+            }
+        }
+        self.on_their_way = rest;
+        for (shard, version) in sent {
+            self.state.note_sent(&shard, &version)?;
+            remove(&self.spec.to.folder().join(shard));
+        }
+        Ok(())
     }
 
     /// Ends the last shard and puts the lists beside the set, which is whole then.
@@ -296,17 +337,48 @@ impl SetWriter {
     pub fn complete(&mut self) -> Result<(), WriteError> {
         self.end_shard()?;
         self.place()?;
+        let to = &self.spec.to;
+        if let Some(away) = to.away() {
+            away.finish().map_err(|(name, source)| to.lost(&name, source))?;
+            self.note_sent()?;
+        }
         if self.spec.force && matches!(self.spec.split, Split::Numbered { .. }) {
-            let own: BTreeSet<&str> = self.written.iter().map(|shard| shard.shard.as_str()).collect();
-            let stale = numbered(&self.spec).into_iter().filter(|name| !own.contains(name.as_str()));
-            stale.for_each(|name| remove(&self.spec.folder.join(name)));
+            self.remove_stale()?;
         }
         if let Split::Numbered { .. } = self.spec.split {
             self.list.sync("")?;
         }
-        if !self.written.is_empty() {
-            let is_shared = matches!(self.spec.split, Split::Named(_));
-            lists::put(&self.spec.folder, &self.spec.name, &self.written, is_shared)?;
+        let (to, set, is_shared) = (&self.spec.to, &self.spec.name, matches!(self.spec.split, Split::Named(_)));
+        if let Some(away) = to.away() {
+            self.list.put_away(to, away, &self.written)?;
+        }
+        match to.away() {
+            _ if self.written.is_empty() => Ok(()),
+            None => lists::put(to.folder(), set, &self.written, is_shared),
+            Some(away) => {
+                let put = lists::put_away(away, set, &self.written, is_shared);
+                put.map_err(|(name, source)| to.lost(&name, source))
+            }
+        }
+    }
+
+    /// Removes shards that the set had before it was made again, smaller.
+    fn remove_stale(&self) -> Result<(), WriteError> {
+        let SetSpec { to, name, .. } = &self.spec;
+        let Some(away) = to.away() else {
+            let own: BTreeSet<&str> = self.written.iter().map(|shard| shard.shard.as_str()).collect();
+            let stale = numbered(&self.spec).into_iter().filter(|name| !own.contains(name.as_str()));
+            stale.for_each(|name| remove(&to.folder().join(name)));
+            return Ok(());
+        };
+        for number in self.written.len().. {
+            let shard = shard_name(name, number);
+            if !to.has(&shard)? {
+                break;
+            }
+            for name in [format!("{shard}.index"), shard] {
+                away.remove(&name).map_err(|source| to.lost(&name, source))?;
+            }
         }
         Ok(())
     }
@@ -317,6 +389,9 @@ impl SetWriter {
     /// When the disk fails.
     pub fn end(self) -> Result<SetAccount, WriteError> {
         self.state.end()?;
+        if self.spec.to.away().is_some() {
+            self.list.forget_here(&self.written);
+        }
         Ok(self.account)
     }
 
@@ -341,7 +416,10 @@ impl SetWriter {
                 }
             };
             let force = self.spec.force || self.again.contains(&name);
-            let shard = ShardWriter::create(&self.spec.folder.join(&name), force)?;
+            if !force {
+                refuse(&self.spec.to, &name)?;
+            }
+            let shard = ShardWriter::create(&self.spec.to.folder().join(&name), force)?;
             self.current = Some(Current { name, shard, samples: 0, last_key: String::new() });
         }
         self.current.as_mut().ok_or_else(|| WriteError::SetName { name: self.spec.name.clone() })
@@ -354,7 +432,7 @@ pub fn replaced_bytes(spec: &SetSpec) -> u64 {
         Split::Numbered { .. } => numbered(spec),
         Split::Named(names) => names.clone(),
     };
-    names.iter().filter_map(|name| Some(fs::metadata(spec.folder.join(name)).ok()?.len())).sum()
+    names.iter().filter_map(|name| Some(fs::metadata(spec.to.folder().join(name)).ok()?.len())).sum()
 }
 
 /// The file name of a shard of a numbered set.
@@ -373,11 +451,11 @@ fn state_path(spec: &SetSpec) -> PathBuf {
         Split::Numbered { .. } => &spec.name,
         Split::Named(names) => names.first().unwrap_or(&spec.name),
     };
-    spec.folder.join(format!("{}.unfinished.jsonl", name.strip_suffix(".tar").unwrap_or(name)))
+    spec.to.folder().join(format!("{}.unfinished.jsonl", name.strip_suffix(".tar").unwrap_or(name)))
 }
 
 fn dropped_path(spec: &SetSpec) -> PathBuf {
-    spec.folder.join(match spec.split {
+    spec.to.folder().join(match spec.split {
         Split::Numbered { .. } => format!("{}.dropped.jsonl", spec.name),
         Split::Named(_) => "dropped.jsonl".into(),
     })
@@ -388,16 +466,31 @@ fn refuse_shards(spec: &SetSpec, own: &BTreeSet<String>) -> Result<(), WriteErro
     if spec.force {
         return Ok(());
     }
-    let mut names = match &spec.split {
-        Split::Numbered { .. } => numbered(spec),
-        Split::Named(names) => names.clone(),
-    };
-    names.retain(|name| !own.contains(name));
-    let index = spec.folder.join(format!("{}.json", spec.name));
-    if lists::is_no_index(&index) {
-        return Err(WriteError::Exists { path: index });
+    let index = lists::index_name(&spec.name);
+    match spec.to.text(&index) {
+        Ok(Some(text)) if lists::is_no_index(&text) => {
+            return Err(WriteError::Exists { path: spec.to.path(&index) });
+        }
+        // What cannot be read is found again when it is to be written.
+        Ok(_) | Err(WriteError::Io { .. }) => {}
+        Err(error) => return Err(error),
     }
-    names.iter().try_for_each(|name| refuse(&spec.folder.join(name)))
+    // A store is asked for the first shard that would be written, and for each of the others as it is begun.
+    let names = match (&spec.split, spec.to.away()) {
+        (Split::Numbered { .. }, None) => numbered(spec),
+        (Split::Numbered { .. }, Some(_)) => vec![shard_name(&spec.name, own.len())],
+        (Split::Named(names), away) => {
+            let is_asked = |name: &&String| away.is_none() || !own.contains(*name);
+            names.iter().filter(is_asked).take(if away.is_some() { 1 } else { usize::MAX }).cloned().collect()
+        }
+    };
+    names.iter().filter(|name| !own.contains(*name)).try_for_each(|name| refuse(&spec.to, name))
+}
+
+/// # Errors
+/// When there is a file of this name.
+fn refuse(to: &Destination, name: &str) -> Result<(), WriteError> {
+    if to.has(name)? { Err(WriteError::Exists { path: to.path(name) }) } else { Ok(()) }
 }
 
 /// Whether a file has the name of a shard of a numbered set.
@@ -409,14 +502,14 @@ pub fn is_shard_of(set: &str, file: &Path) -> bool {
 
 /// Shards of a numbered set that are in the folder, in order.
 fn numbered(spec: &SetSpec) -> Vec<String> {
-    let entries = fs::read_dir(&spec.folder).into_iter().flatten().flatten();
+    let entries = fs::read_dir(spec.to.folder()).into_iter().flatten().flatten();
     let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
     names.retain(|name| is_shard_of(&spec.name, Path::new(name)));
     names.sort_unstable();
     names
 }
 
-/// A shard that the set had before it was made again, smaller.
+/// A shard that is not wanted here any more, and its index.
 fn remove(shard: &Path) {
     let _ = fs::remove_file(shard);
     let _ = beside(shard).map(fs::remove_file);

@@ -3,14 +3,14 @@
 //! A shard's line is on the disk before the shard is in its place. So whoever takes the set up finds, for every shard of
 //! it that is there, a line; the shards of the first lines that are there unchanged are kept, all else is made again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{SetAccount, Stamp, WriteError, Written};
+use super::{Destination, SetAccount, Stamp, WriteError, Written};
 
 /// Raised whenever a line means something else than before; other versions are of another request.
 const VERSION: u32 = 1;
@@ -49,6 +49,15 @@ pub struct Left {
     pub lines: Vec<Line>,
     /// Shards of the same request that are made again, whatever lies in their place.
     pub again: BTreeSet<String>,
+    /// Shards that are in a store, by name, and what they were when they came there.
+    pub sent: BTreeMap<String, String>,
+}
+
+/// That a shard came to a store, which is said after its line.
+#[derive(Clone, Serialize, Deserialize)]
+struct Sent {
+    sent: String,
+    version: String,
 }
 
 impl State {
@@ -61,6 +70,7 @@ impl State {
         path: &Path,
         request: &str,
         force: bool,
+        to: &Destination,
         refuse: impl Fn() -> Result<(), WriteError>,
     ) -> Result<(Self, Left), WriteError> {
         let failed = |source| WriteError::Io { path: path.to_owned(), source };
@@ -74,15 +84,19 @@ impl State {
         }
         let mut text = Vec::new();
         file.read_to_end(&mut text).map_err(failed)?;
-        let Parsed { head, head_end, lines } = parse(&String::from_utf8_lossy(&text));
+        let Parsed { head, head_end, lines, mut sent } = parse(&String::from_utf8_lossy(&text));
         let is_same = head.is_some_and(|head| head.version == VERSION && head.request == request);
         if is_same && !lines.is_empty() {
-            let kept = still_there(path, &lines);
+            let kept = still_there(to, &lines, &sent)?;
             let end = lines.iter().take(kept).next_back().map_or(head_end, |(_, end)| *end);
             let again = lines.iter().skip(kept).map(|(line, _)| line.written.shard.clone()).collect();
             file.set_len(end as u64).and_then(|()| file.seek(SeekFrom::End(0))).map_err(failed)?;
             let lines: Vec<Line> = lines.into_iter().take(kept).map(|(line, _)| line).collect();
-            return Ok((Self { path: path.to_owned(), file, lines: lines.len() }, Left { lines, again }));
+            sent.retain(|shard, _| lines.iter().any(|line| line.written.shard == *shard));
+            let mut state = Self { path: path.to_owned(), file, lines: lines.len() };
+            // What was said of them behind the line of a shard that is made again is gone.
+            sent.iter().try_for_each(|(shard, version)| state.note_sent(shard, version))?;
+            return Ok((state, Left { lines, again, sent }));
         }
         // Without any shard's line nothing is lost.
         if !lines.is_empty() && !force {
@@ -101,6 +115,12 @@ impl State {
         self.write(line).map_err(|source| WriteError::Io { path: self.path.clone(), source })?;
         self.lines += 1;
         Ok(())
+    }
+
+    /// Brings to the disk that a shard is in a store.
+    pub fn note_sent(&mut self, shard: &str, version: &str) -> Result<(), WriteError> {
+        let sent = Sent { sent: shard.to_owned(), version: version.to_owned() };
+        self.write(&sent).map_err(|source| WriteError::Io { path: self.path.clone(), source })
     }
 
     /// The set is whole, so the file goes.
@@ -132,6 +152,14 @@ struct Parsed {
     head_end: usize,
     /// With the place where each ends.
     lines: Vec<(Line, usize)>,
+    sent: BTreeMap<String, String>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Entry {
+    Sent(Sent),
+    Line(Box<Line>),
 }
 
 /// A line that a kill cut off ends the others.
@@ -141,15 +169,35 @@ fn parse(text: &str) -> Parsed {
         Some((line, *end))
     });
     let (head, head_end) = whole.next().map_or((None, 0), |(line, end)| (serde_json::from_str(line).ok(), end));
-    let lines = whole.map_while(|(line, end)| Some((serde_json::from_str(line).ok()?, end))).collect();
-    Parsed { head, head_end, lines }
+    let (mut lines, mut sent) = (Vec::new(), BTreeMap::new());
+    for (line, end) in whole {
+        match serde_json::from_str(line) {
+            Ok(Entry::Line(line)) => lines.push((*line, end)),
+            Ok(Entry::Sent(Sent { sent: shard, version })) => drop(sent.insert(shard, version)),
+            Err(_) => break,
+        }
+    }
+    Parsed { head, head_end, lines, sent }
 }
 
-/// How many of the first shards are in their places, unchanged.
-fn still_there(state: &Path, lines: &[(Line, usize)]) -> usize {
-    let is_there = |line: &Line| {
+/// How many of the first shards are in their places, unchanged: here, or in the store that the set belongs to.
+fn still_there(
+    to: &Destination,
+    lines: &[(Line, usize)],
+    sent: &BTreeMap<String, String>,
+) -> Result<usize, WriteError> {
+    for (number, (line, _)) in lines.iter().enumerate() {
+        let shard = &line.written.shard;
         let stamp = Stamp { size: line.written.bytes, seconds: line.seconds, nanoseconds: line.nanoseconds };
-        fs::metadata(state.with_file_name(&line.written.shard)).is_ok_and(|found| Stamp::of(&found) == stamp)
-    };
-    lines.iter().take_while(|(line, _)| is_there(line)).count()
+        let is_here = fs::metadata(to.folder().join(shard)).is_ok_and(|found| Stamp::of(&found) == stamp);
+        let is_away = || {
+            let (Some(away), Some(known)) = (to.away(), sent.get(shard)) else { return Ok(false) };
+            let found = away.version(shard).map_err(|source| to.lost(shard, source))?;
+            Ok(found.as_ref() == Some(known))
+        };
+        if !is_here && !is_away()? {
+            return Ok(number);
+        }
+    }
+    Ok(lines.len())
 }

@@ -2,6 +2,7 @@
 
 pub mod server;
 mod verbs;
+mod writes;
 
 use std::fs::{self, File};
 use std::io::Read;

@@ -1,9 +1,9 @@
-//! A web server of our own that has what a test gives it, and fails as the test says.
+//! A web server of our own that has what it is given, by tests and by requests, and fails as the test says.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, mpsc};
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -38,7 +38,7 @@ pub enum Fault {
 /// A request as it came.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Asked {
-    pub is_get: bool,
+    pub method: Method,
     pub name: String,
     pub range: Option<String>,
 }
@@ -51,6 +51,10 @@ struct Shelf {
     asked: Vec<Asked>,
     /// Requests for bytes are kept waiting until the test lets them go on.
     gate: Option<Arc<tokio::sync::Semaphore>>,
+    /// Files that may still be written before the server falls silent.
+    puts_left: Option<usize>,
+    /// Is told the name of each file that was written.
+    on_put: Option<mpsc::Sender<String>>,
 }
 
 pub struct Server {
@@ -75,11 +79,29 @@ impl Server {
     }
 
     pub fn put(&self, name: &str, bytes: &[u8]) {
-        let tag = format!(
-            "\"{:x}\"",
-            bytes.iter().fold(bytes.len() as u64, |sum, byte| sum * 31 % 1_000_003 + u64::from(*byte))
-        );
-        self.shelf().files.insert(name.to_owned(), (Bytes::copy_from_slice(bytes), tag));
+        self.shelf().put(name, Bytes::copy_from_slice(bytes));
+    }
+
+    pub fn take_away(&self, name: &str) {
+        self.shelf().files.remove(name);
+    }
+
+    /// The names of all files, and what they hold.
+    pub fn files(&self) -> BTreeMap<String, Bytes> {
+        self.shelf().files.iter().map(|(name, (bytes, _))| (name.clone(), bytes.clone())).collect()
+    }
+
+    /// The server falls silent when so many more files were written; their names come by the channel.
+    pub fn silent_after_puts(&self, files: Option<usize>) -> mpsc::Receiver<String> {
+        let (sender, receiver) = mpsc::channel();
+        let mut shelf = self.shelf();
+        (shelf.puts_left, shelf.on_put) = (files, Some(sender));
+        receiver
+    }
+
+    /// How often a file was written, or tried to be.
+    pub fn puts(&self, name: &str) -> usize {
+        self.shelf().asked.iter().filter(|asked| asked.method == Method::PUT && asked.name == name).count()
     }
 
     pub fn fail(&self, name: &str, faults: &[Fault]) {
@@ -103,7 +125,7 @@ impl Server {
 
     /// Requests for the bytes of a file.
     pub fn gets(&self, name: &str) -> Vec<Option<String>> {
-        let is_get = |asked: &&Asked| asked.is_get && asked.name == name;
+        let is_get = |asked: &&Asked| asked.method == Method::GET && asked.name == name;
         self.shelf().asked.iter().filter(is_get).map(|asked| asked.range.clone()).collect()
     }
 }
@@ -111,14 +133,42 @@ impl Server {
 async fn answer(State(shelf): State<Arc<Mutex<Shelf>>>, request: Request) -> Response {
     let name = request.uri().path().trim_start_matches('/').to_owned();
     let (range, condition) = (text(&request, header::RANGE), text(&request, header::IF_MATCH));
-    let is_get = request.method() == Method::GET;
-    let gate = shelf.lock().unwrap().note(Asked { is_get, name: name.clone(), range: range.clone() });
+    let method = request.method().clone();
+    let gate = shelf.lock().unwrap().note(Asked { method: method.clone(), name: name.clone(), range: range.clone() });
     // What is not kept need not be sent to another thread.
-    drop(request);
+    let body = request.into_body();
     if let Some(gate) = gate {
         drop(gate.acquire().await);
     }
-    answered(&shelf, &name, is_get, range, condition)
+    match method {
+        Method::PUT => written(&shelf, &name, body).await,
+        Method::DELETE => shelf.lock().unwrap().remove(&name),
+        _ => answered(&shelf, &name, method == Method::GET, range, condition),
+    }
+}
+
+async fn written(shelf: &Mutex<Shelf>, name: &str, body: Body) -> Response {
+    let bytes = axum::body::to_bytes(body, usize::MAX).await.unwrap();
+    let is_silent = {
+        let mut shelf = shelf.lock().unwrap();
+        if let Some(Fault::Status(status)) = shelf.fault(name) {
+            return plain(StatusCode::from_u16(status).unwrap());
+        }
+        let is_silent = shelf.puts_left == Some(0);
+        if !is_silent {
+            shelf.puts_left = shelf.puts_left.map(|left| left - 1);
+            shelf.put(name, bytes);
+        }
+        is_silent
+    };
+    if is_silent {
+        std::future::pending::<()>().await;
+    }
+    plain(StatusCode::CREATED)
+}
+
+fn plain(status: StatusCode) -> Response {
+    Response::builder().status(status).body(Body::from("so be it")).unwrap()
 }
 
 fn text(request: &Request, name: header::HeaderName) -> Option<String> {
@@ -127,9 +177,30 @@ fn text(request: &Request, name: header::HeaderName) -> Option<String> {
 
 impl Shelf {
     fn note(&mut self, asked: Asked) -> Option<Arc<tokio::sync::Semaphore>> {
-        let gate = self.gate.clone().filter(|_| asked.is_get && asked.name.ends_with(".tar"));
+        let gate = self.gate.clone().filter(|_| asked.method == Method::GET && asked.name.ends_with(".tar"));
         self.asked.push(asked);
         gate
+    }
+
+    fn put(&mut self, name: &str, bytes: Bytes) {
+        let tag = format!(
+            "\"{:x}\"",
+            bytes.iter().fold(bytes.len() as u64, |sum, byte| sum * 31 % 1_000_003 + u64::from(*byte))
+        );
+        self.files.insert(name.to_owned(), (bytes, tag));
+        if let Some(told) = &self.on_put {
+            let _ = told.send(name.to_owned());
+        }
+    }
+
+    fn remove(&mut self, name: &str) -> Response {
+        plain(self.files.remove(name).map_or(StatusCode::NOT_FOUND, |_| StatusCode::NO_CONTENT))
+    }
+
+    /// What goes wrong with this request.
+    fn fault(&mut self, name: &str) -> Option<Fault> {
+        let faults = self.faults.get_mut(name).filter(|faults| !faults.is_empty())?;
+        Some(faults.remove(0))
     }
 }
 
@@ -142,8 +213,7 @@ fn answered(
 ) -> Response {
     let (fault, file) = {
         let mut shelf = shelf.lock().unwrap();
-        let faults = shelf.faults.get_mut(name).filter(|faults| is_get && !faults.is_empty());
-        let fault = faults.map(|faults| faults.remove(0));
+        let fault = if is_get && shelf.files.contains_key(name) { shelf.fault(name) } else { None };
         if fault == Some(Fault::Changed)
             && let Some((_, tag)) = shelf.files.get_mut(name)
         {
@@ -151,7 +221,6 @@ fn answered(
         }
         (fault, shelf.files.get(name).cloned())
     };
-    let plain = |status: StatusCode| Response::builder().status(status).body(Body::from("so be it")).unwrap();
     let Some((bytes, tag)) = file else { return plain(StatusCode::NOT_FOUND) };
     if let Some(Fault::Status(status)) = fault {
         return plain(StatusCode::from_u16(status).unwrap());

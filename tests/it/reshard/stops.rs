@@ -207,7 +207,7 @@ fn write(spec: &SetSpec, most: u64) -> Result<bool, WriteError> {
 
 fn spec(folder: PathBuf) -> SetSpec {
     let split = Split::Numbered { most_samples: Some(4), most_bytes: None };
-    SetSpec { folder, name: "w".into(), split, request: "r".into(), force: false }
+    SetSpec { to: folder.into(), name: "w".into(), split, request: "r".into(), force: false }
 }
 
 #[test]
@@ -217,7 +217,7 @@ fn whatever_state_a_kill_leaves_the_set_comes_out_the_same() {
     assert!(write(&spec(whole.clone()), 99).unwrap());
     let state = "w.unfinished.jsonl";
     // What a kill may have left, done to a set of which some shards are finished.
-    let harm: [(&str, Harm); 6] = [
+    let harm: [(&str, Harm); 7] = [
         ("nothing", |_| {}),
         ("a line before its shard", |folder| fs::remove_file(folder.join("w-000002.tar")).unwrap()),
         ("half a line", |folder| {
@@ -225,6 +225,10 @@ fn whatever_state_a_kill_leaves_the_set_comes_out_the_same() {
             let text = fs::read_to_string(&path).unwrap();
             fs::write(path, &text[..text.len() - 9]).unwrap();
             fs::remove_file(folder.join("w-000002.tar")).unwrap();
+        }),
+        ("half an index", |folder| {
+            fs::remove_file(folder.join("w-000002.tar.index")).unwrap();
+            fs::write(folder.join(".w-000002.tar.index.99-0.tmp"), "half").unwrap();
         }),
         ("half a shard", |folder| fs::write(folder.join("w-000003.tar.part"), "half").unwrap()),
         ("dropped samples of a shard that is not there", |folder| {
@@ -240,6 +244,8 @@ fn whatever_state_a_kill_leaves_the_set_comes_out_the_same() {
         harm(&folder);
         assert!(write(&spec(folder.clone()), 99).unwrap_or_else(|error| panic!("{name}: {error}")));
         assert!(contents(&folder) == contents(&whole), "{name}: {:?}", contents(&folder).keys());
+        let mut shards = contents(&folder).into_keys().filter(|name| name.ends_with(".tar"));
+        assert!(shards.all(|shard| folder.join(format!("{shard}.index")).exists()), "{name}: an index is missing");
     }
 }
 
