@@ -441,3 +441,13 @@ fn the_verb_says_what_it_did_and_refuses_to_do_it_twice() {
     let help = finish(&mut saccade(&["shards", "reshard", "--help"]), 0);
     assert!(help.out.contains("Examples") && help.out.contains("--decode max-side=256"), "{}", help.out);
 }
+
+#[cfg(not(feature = "remote"))]
+#[test]
+fn a_build_that_knows_no_addresses_says_how_to_get_one_that_does() {
+    for arguments in [["s3://bucket/a.tar", "--out", "x"], [SHARDS, "--out", "gs://bucket/x"]] {
+        let said = finish(saccade(&["shards", "reshard"]).args(arguments), 1);
+        assert!(said.err.contains("bucket") && said.err.contains("--features remote"), "{}", said.err);
+        assert!(!root().join("x").exists() && !root().join("gs:").exists());
+    }
+}
