@@ -244,6 +244,8 @@ def main():
 
     Google.objects = {f"set/{path.name}": (path.read_bytes(), 1) for path in SHARDS}
     google = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Google)
+    # A call that is killed leaves a connection behind.
+    google.handle_error = lambda *_: None
     threading.Thread(target=google.serve_forever, daemon=True).start()
     with tempfile.NamedTemporaryFile("w", suffix=".json") as key:
         base = f"http://127.0.0.1:{google.server_port}"

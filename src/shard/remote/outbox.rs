@@ -45,7 +45,9 @@ struct State {
     is_sending: bool,
     /// What those are that were sent, by name.
     sent: HashMap<String, String>,
+    /// Said once; nothing is sent any more after it.
     failed: Option<(String, RemoteError)>,
+    has_failed: bool,
 }
 
 /// A connection to the folder's store.
@@ -206,11 +208,11 @@ impl Shared {
             if let Some(failed) = state.failed.take() {
                 return Err(failed);
             }
+            if state.has_failed || self.closed.load(Relaxed) {
+                return Err((String::new(), RemoteError::Closed));
+            }
             if is_so(&state) {
                 return Ok(state);
-            }
-            if self.closed.load(Relaxed) {
-                return Err((String::new(), RemoteError::Closed));
             }
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
@@ -220,7 +222,7 @@ impl Shared {
     fn next(&self) -> Option<String> {
         let mut state = self.lock();
         loop {
-            if self.closed.load(Relaxed) {
+            if state.has_failed || self.closed.load(Relaxed) {
                 return None;
             }
             if let Some(name) = state.waiting.pop_front() {
@@ -243,8 +245,7 @@ fn serve(shared: &Shared, link: &mut Link) {
             Ok(version) => drop(state.sent.insert(name, version)),
             Err(error) => {
                 state.waiting.clear();
-                state.failed = Some((name, error));
-                shared.closed.store(true, Relaxed);
+                (state.failed, state.has_failed) = (Some((name, error)), true);
             }
         }
         shared.changed.notify_all();

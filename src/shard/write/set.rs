@@ -155,6 +155,8 @@ impl SetWriter {
             placed: account.clone(),
             account,
         };
+        // A call may have ended just before it removed what it had sent.
+        sent.keys().for_each(|shard| remove(&folder.join(shard)));
         let here: Vec<String> = set.written.iter().map(|shard| shard.shard.clone()).collect();
         here.into_iter().filter(|shard| !sent.contains_key(shard)).try_for_each(|shard| set.send(shard))?;
         Ok(set)

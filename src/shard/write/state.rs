@@ -87,7 +87,7 @@ impl State {
         let Parsed { head, head_end, lines, mut sent } = parse(&String::from_utf8_lossy(&text));
         let is_same = head.is_some_and(|head| head.version == VERSION && head.request == request);
         if is_same && !lines.is_empty() {
-            let kept = still_there(to, &lines, &sent)?;
+            let kept = still_there(to, &lines, &mut sent)?;
             let end = lines.iter().take(kept).next_back().map_or(head_end, |(_, end)| *end);
             let again = lines.iter().skip(kept).map(|(line, _)| line.written.shard.clone()).collect();
             file.set_len(end as u64).and_then(|()| file.seek(SeekFrom::End(0))).map_err(failed)?;
@@ -180,22 +180,24 @@ fn parse(text: &str) -> Parsed {
     Parsed { head, head_end, lines, sent }
 }
 
-/// How many of the first shards are in their places, unchanged: here, or in the store that the set belongs to.
+/// How many of the first shards are in their places, unchanged: in the store that the set belongs to, or here. Forgets of
+/// `sent` those that are not in the store any more as they came there.
 fn still_there(
     to: &Destination,
     lines: &[(Line, usize)],
-    sent: &BTreeMap<String, String>,
+    sent: &mut BTreeMap<String, String>,
 ) -> Result<usize, WriteError> {
     for (number, (line, _)) in lines.iter().enumerate() {
         let shard = &line.written.shard;
-        let stamp = Stamp { size: line.written.bytes, seconds: line.seconds, nanoseconds: line.nanoseconds };
-        let is_here = fs::metadata(to.folder().join(shard)).is_ok_and(|found| Stamp::of(&found) == stamp);
-        let is_away = || {
-            let (Some(away), Some(known)) = (to.away(), sent.get(shard)) else { return Ok(false) };
+        if let (Some(away), Some(known)) = (to.away(), sent.get(shard)) {
             let found = away.version(shard).map_err(|source| to.lost(shard, source))?;
-            Ok(found.as_ref() == Some(known))
-        };
-        if !is_here && !is_away()? {
+            if found.as_ref() == Some(known) {
+                continue;
+            }
+            sent.remove(shard);
+        }
+        let stamp = Stamp { size: line.written.bytes, seconds: line.seconds, nanoseconds: line.nanoseconds };
+        if !fs::metadata(to.folder().join(shard)).is_ok_and(|found| Stamp::of(&found) == stamp) {
             return Ok(number);
         }
     }

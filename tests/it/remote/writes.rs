@@ -223,18 +223,22 @@ fn what_became_of_sent_shards_meanwhile_is_seen() {
         write(&spec(&place, false).unwrap()).unwrap();
         place.there()
     };
-    for gone in [true, false] {
+    for case in ["gone", "another", "still here"] {
         let place = Place::new();
         half(&spec(&place, false).unwrap());
         let here = place.outgoing();
         assert!(!here.iter().any(|path| path.ends_with("w-000000.tar")), "{here:?}");
-        if gone {
-            place.server.take_away("set/w-000000.tar");
-        } else {
-            place.server.put("set/w-000000.tar", b"another");
+        match case {
+            "gone" => place.server.take_away("set/w-000000.tar"),
+            "another" => place.server.put("set/w-000000.tar", b"another"),
+            // As when the call is killed before it removes what it has sent.
+            _ => fs::write(here[0].join("w-000000.tar"), "half").unwrap(),
         }
         write(&spec(&place, false).unwrap()).unwrap();
-        assert!(place.there() == whole, "{:?}", place.there().keys());
+        assert!(place.there() == whole, "{case}: {:?}", place.there().keys());
+        assert_eq!(place.outgoing(), Vec::<PathBuf>::new(), "{case}");
+        let sent_anew = usize::from(case != "still here");
+        assert_eq!(place.server.puts("set/w-000000.tar"), 1 + sent_anew, "{case}");
     }
     // A shard of somebody else is nobody's to write over.
     let place = Place::new();
