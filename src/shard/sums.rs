@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::remote::is_remote;
+use super::remote::{RemoteError, is_remote};
 use super::{Cache, ShardError};
 
 /// The file's name, in the folder of the shards that it is about.
@@ -59,6 +59,18 @@ impl<'c> Sums<'c> {
         let mut names: Vec<_> = self.list(folder)?.into_iter().flat_map(|list| list.keys()).collect();
         names.sort_unstable();
         Ok(names)
+    }
+
+    /// Whether another machine has a shard.
+    ///
+    /// # Errors
+    /// When its server does not say.
+    pub fn has(&self, shard: &Path) -> Result<bool, ShardError> {
+        match self.cache.find(shard) {
+            Ok(_) => Ok(true),
+            Err(ShardError::Remote { source: RemoteError::Gone, .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     fn list(&mut self, folder: &Path) -> Result<Option<&HashMap<String, String>>, ShardError> {

@@ -326,13 +326,12 @@ impl Report {
     /// When a list of checksums or a folder cannot be read.
     pub fn add_beside(&mut self, paths: &[PathBuf], sums: &mut Sums<'_>) -> Result<(), ShardError> {
         let mut folders: BTreeMap<&Path, BTreeSet<&str>> = BTreeMap::new();
-        // What else is there, no web server tells.
-        for path in paths.iter().filter(|path| !is_remote(path)) {
+        for path in paths {
             let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
             folders.entry(path.parent().unwrap_or(Path::new(""))).or_default().insert(name);
         }
         for (folder, given) in folders {
-            let names = names_in(folder)?;
+            let names = if is_remote(folder) { remote_names(folder, &given, sums)? } else { names_in(folder)? };
             let mut is_whole: BTreeMap<String, bool> = given.iter().map(|name| (without_numbers(name), true)).collect();
             for name in names.iter().filter(|name| name.ends_with(".tar") && !given.contains(name.as_str())) {
                 if let Some(whole) = is_whole.get_mut(&without_numbers(name)) {
@@ -366,6 +365,23 @@ impl Report {
         self.problems += 1;
         self.shards.push(entry);
     }
+}
+
+/// Of a folder of another machine: the shards that are given, and of those of the same sets that its list of checksums
+/// names, the first of each set that is there, which tells that the set was not given as a whole. What else is there, no
+/// web server tells.
+fn remote_names(folder: &Path, given: &BTreeSet<&str>, sums: &mut Sums<'_>) -> Result<BTreeSet<String>, ShardError> {
+    let mut names: BTreeSet<String> = given.iter().map(|name| (*name).to_owned()).collect();
+    let mut asked: BTreeSet<String> = given.iter().map(|name| without_numbers(name)).collect();
+    let listed: Vec<String> = sums.listed(folder)?.into_iter().cloned().collect();
+    for name in listed.into_iter().filter(|name| name.ends_with(".tar") && !given.contains(name.as_str())) {
+        let set = without_numbers(&name);
+        if asked.contains(&set) && sums.has(&folder.join(&name))? {
+            asked.remove(&set);
+            names.insert(name);
+        }
+    }
+    Ok(names)
 }
 
 fn names_in(folder: &Path) -> Result<BTreeSet<String>, ShardError> {

@@ -4,7 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use saccade::shard::hex;
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 use super::files;
@@ -91,6 +93,27 @@ fn shards_are_listed_verified_and_copied_as_if_they_were_here() {
     let expected = copy(here, "here-shuffled", &shuffled);
     assert!(copy(&far, "far-shuffled", &shuffled) == expected);
     assert!(copy(&far, "far-buckets", &["--shuffle", "7", "--memory", "4MB"]) == expected);
+}
+
+#[test]
+fn a_shard_that_is_listed_there_and_gone_is_a_problem_unless_others_were_left_out_too() {
+    let place = Place::new();
+    let sum = |path: &PathBuf| format!("{}  {}\n", hex(&Sha256::digest(fs::read(path).unwrap())), name(path));
+    let listed: String = bundled().iter().map(sum).collect();
+    place.server.put("set/SHA256SUMS", listed.as_bytes());
+    let verify = |shards: &str, code: i32| {
+        let shards = place.server.url(&format!("set/fashion-{shards}.tar"));
+        json(&finish(&mut place.saccade(&["shards", "verify", "--quick", "--json", &shards]), code).out)
+    };
+    let left_out = verify("train-{000000..000002}", 0);
+    assert_eq!(left_out["problems"], 0, "{left_out}");
+    place.server.take_away("set/fashion-train-000003.tar");
+    let gone = verify("train-{000000..000002}", 1);
+    assert_eq!(gone["problems"], 1, "{gone}");
+    let entry = gone["shards"].as_array().unwrap().last().unwrap();
+    assert!(entry["shard"].as_str().unwrap().ends_with("set/fashion-train-000003.tar"), "{entry}");
+    let some = verify("train-{000000..000001}", 0);
+    assert_eq!(some["problems"], 0, "000002 is there and was not named: {some}");
 }
 
 #[test]
