@@ -25,6 +25,8 @@ use crate::shard::write::{Destination, Dropped, SetAccount, SetSpec, SetWriter, 
 const MOST_WAITING_BYTES: u64 = 256 << 20;
 /// Two headers, the label and, on average, half a block of padding.
 const AROUND_BYTES: u64 = 3 * 512 + 256;
+/// Of a sample, where nobody has counted them.
+const USUAL_BYTES: u64 = 100_000;
 /// Why a sample is left out that came before.
 const DUPLICATE: &str = "duplicate_key";
 
@@ -113,8 +115,8 @@ pub fn import(order: &Order, tell: &mut dyn FnMut(Step)) -> Result<Account> {
     let cache = Cache::from_env();
     let to = Destination::open(&order.out, &cache)?;
     // Before anything of an older set is touched.
-    let samples = import.samples().unwrap_or(0);
-    let bytes = import.bytes + samples * AROUND_BYTES;
+    let samples = import.samples().unwrap_or(import.bytes / USUAL_BYTES);
+    let bytes = import.bytes + import.samples().unwrap_or(0) * AROUND_BYTES;
     let needed = match to.away() {
         Some(_) => to.most_here(&split, bytes, samples),
         None => bytes.saturating_sub(bytes_there(order)),
@@ -132,6 +134,7 @@ pub fn import(order: &Order, tell: &mut dyn FnMut(Step)) -> Result<Account> {
     let SetAccount { samples, settled, .. } = *writer.account();
     // A share of few samples may be none.
     if samples == 0 && (settled > 0 || order.from.part == Part::WHOLE) {
+        writer.put_dropped()?;
         let list = writer.dropped_path().display().to_string();
         bail!("{}: no sample could be imported; {list} says why", order.from.source.display());
     }

@@ -19,8 +19,8 @@ const TOKEN: &str = "SACCADE_HTTP_TOKEN";
 /// A request ends when nothing comes any more, not after a time: a shard may be large.
 const NO_END: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
-/// How long a request that writes a part may take: 8 MB over a line of half a megabit.
-const LONGEST_PART: Duration = Duration::from_secs(120);
+/// How long a request that writes a part may take: eight of 8 MB at once over a line of two megabits.
+const LONGEST_PART: Duration = Duration::from_secs(300);
 
 /// How a client asks.
 #[derive(Clone, Debug)]

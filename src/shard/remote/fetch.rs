@@ -42,7 +42,8 @@ fn give_way() {
     const NICE: i32 = 14;
     // Elsewhere the whole process would be meant.
     if cfg!(target_os = "linux") {
-        let _ = rustix::process::setpriority_process(None, NICE);
+        let now = rustix::process::getpriority_process(None).unwrap_or(0);
+        let _ = rustix::process::setpriority_process(None, NICE.max(now));
     }
 }
 

@@ -21,7 +21,7 @@ const MOST_WAITING: usize = 2;
 /// The lists beside shards of the largest sets have a tenth of this.
 const MOST_LIST_BYTES: u64 = 256 << 20;
 /// A line slower than this is taken for one that is dead.
-const LEAST_BYTES_PER_SECOND: u64 = 64 << 10;
+const LEAST_BYTES_PER_SECOND: u64 = 256 << 10;
 
 /// A folder of a store that is written to.
 pub struct Outbox {
@@ -37,6 +37,8 @@ struct Shared {
     state: Mutex<State>,
     changed: Condvar,
     closed: AtomicBool,
+    /// The store has said something.
+    was_answered: AtomicBool,
 }
 
 #[derive(Default)]
@@ -55,7 +57,6 @@ struct Link {
     client: Client,
     address: Address,
     patience: Patience,
-    was_answered: bool,
 }
 
 impl fmt::Debug for Outbox {
@@ -76,8 +77,9 @@ impl Outbox {
             state: Mutex::default(),
             changed: Condvar::new(),
             closed: AtomicBool::new(false),
+            was_answered: AtomicBool::new(false),
         });
-        let link = |client| Link { client, address: address.clone(), patience, was_answered: false };
+        let link = |client| Link { client, address: address.clone(), patience };
         let asks = link(Client::new(Manner::reading())?);
         let (mut sends, with) = (link(Client::new(Manner::writing(&patience))?), Arc::clone(&shared));
         let thread = thread::Builder::new().name("saccade-send".into()).spawn(move || serve(&with, &mut sends));
@@ -97,7 +99,7 @@ impl Outbox {
     /// # Errors
     /// As every request.
     pub fn version(&self, name: &str) -> Result<Option<String>, RemoteError> {
-        let asked = self.link().ask(&self.shared.closed, name, 0, async |object| object.version().await);
+        let asked = self.link().ask(&self.shared, name, 0, async |object| object.version().await);
         match asked {
             Ok(version) => Ok(Some(version.text())),
             Err(RemoteError::Gone) => Ok(None),
@@ -138,9 +140,8 @@ impl Outbox {
     }
 
     fn read(&self, name: &str) -> Result<Option<(String, Over)>, RemoteError> {
-        let found = self
-            .link()
-            .ask(&self.shared.closed, name, MOST_LIST_BYTES, async |object| object.small(MOST_LIST_BYTES).await)?;
+        let found =
+            self.link().ask(&self.shared, name, MOST_LIST_BYTES, async |object| object.small(MOST_LIST_BYTES).await)?;
         Ok(found.map(|(bytes, version)| (String::from_utf8_lossy(&bytes).into_owned(), Over::This(version))))
     }
 
@@ -167,7 +168,7 @@ impl Outbox {
 
     fn put(&self, name: &str, text: String, over: Over) -> Result<bool, RemoteError> {
         let bytes = text.into_bytes();
-        self.link().ask(&self.shared.closed, name, bytes.len() as u64, async |object| {
+        self.link().ask(&self.shared, name, bytes.len() as u64, async |object| {
             object.put_small(bytes.clone(), over.clone()).await
         })
     }
@@ -175,7 +176,7 @@ impl Outbox {
     /// # Errors
     /// As every request; that there is no such object is none.
     pub fn remove(&self, name: &str) -> Result<(), RemoteError> {
-        self.link().ask(&self.shared.closed, name, 0, async |object| object.remove().await)
+        self.link().ask(&self.shared, name, 0, async |object| object.remove().await)
     }
 
     fn link(&self) -> MutexGuard<'_, Link> {
@@ -243,9 +244,9 @@ fn serve(shared: &Shared, link: &mut Link) {
         state.is_sending = false;
         match outcome {
             Ok(version) => drop(state.sent.insert(name, version)),
-            Err(error) => {
+            Err(failed) => {
                 state.waiting.clear();
-                (state.failed, state.has_failed) = (Some((name, error)), true);
+                (state.failed, state.has_failed) = (Some(failed), true);
             }
         }
         shared.changed.notify_all();
@@ -257,7 +258,7 @@ impl Link {
     /// may be wrong.
     fn ask<T>(
         &mut self,
-        stop: &AtomicBool,
+        shared: &Shared,
         name: &str,
         bytes: u64,
         mut question: impl AsyncFnMut(&Object) -> Result<T, RemoteError>,
@@ -265,31 +266,35 @@ impl Link {
         let Patience { stall, to_begin, in_all, .. } = self.patience;
         let slowest = stall + Duration::from_secs(bytes / LEAST_BYTES_PER_SECOND);
         let object = self.client.object_in(&self.address, name, slowest)?;
-        let in_all = if self.was_answered { in_all } else { to_begin };
-        let mut waiting = Waiting::new(&self.patience, in_all);
+        let mut waiting = None;
         loop {
-            match self.client.wait(stop, question(&object)) {
+            match self.client.wait(&shared.closed, question(&object)) {
                 Err(error) if error.passes() => {
+                    let in_all = if shared.was_answered.load(Relaxed) { in_all } else { to_begin };
+                    // From the first failure on: what goes well may take long.
+                    let waiting = waiting.get_or_insert_with(|| Waiting::new(&self.patience, in_all));
                     let Some(pause) = waiting.pause() else { return Err(error) };
                     let seconds = pause.as_secs_f64();
                     tracing::warn!(url = self.address.to_string(), name, %error, seconds, "asked again after a pause");
-                    if !pass(pause, stop) {
+                    if !pass(pause, &shared.closed) {
                         return Err(RemoteError::Closed);
                     }
                 }
                 answer => {
-                    self.was_answered |= answer.is_ok();
+                    shared.was_answered.store(true, Relaxed);
                     return answer;
                 }
             }
         }
     }
 
-    fn send(&mut self, shared: &Shared, name: &str) -> Result<String, RemoteError> {
+    /// What the shard became, or which file could not be sent.
+    fn send(&mut self, shared: &Shared, name: &str) -> Result<String, (String, RemoteError)> {
         let shard = shared.folder.join(name);
-        let version = self.send_file(shared, &shard, name)?;
+        let version = self.send_file(shared, &shard, name).map_err(|error| (name.to_owned(), error))?;
         if let Some(index) = beside(&shard).filter(|index| index.exists()) {
-            self.send_file(shared, &index, &format!("{name}.index"))?;
+            let name = format!("{name}.index");
+            self.send_file(shared, &index, &name).map_err(|error| (name, error))?;
         }
         Ok(version)
     }
@@ -300,7 +305,7 @@ impl Link {
         let size = file.metadata().map_err(disk)?.len();
         let in_parts = self.address.lists();
         let at_once = if in_parts { size.min(MOST_ON_THEIR_WAY) } else { size };
-        let put = self.ask(&shared.closed, name, at_once, async |object| object.put(&file, size, in_parts).await);
+        let put = self.ask(shared, name, at_once, async |object| object.put(&file, size, in_parts).await);
         put.map(|version| version.text())
     }
 }

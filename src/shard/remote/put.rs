@@ -38,12 +38,16 @@ impl Object {
     pub async fn put(&self, file: &File, size: u64, in_parts: bool) -> Result<Version, RemoteError> {
         if in_parts && size > PART_BYTES {
             let mut upload = self.within(self.store.put_multipart(&self.path)).await??;
-            if let Err(error) = self.put_parts(&mut *upload, file, size).await {
+            let put = async {
+                self.put_parts(&mut *upload, file, size).await?;
+                self.within(upload.complete()).await??;
+                Ok(())
+            };
+            if let Err(error) = put.await {
                 // Parts that nobody wants cost rent.
                 let _ = self.within(upload.abort()).await;
                 return Err(error);
             }
-            self.within(upload.complete()).await??;
         } else {
             let bytes = read(file, 0, size)?;
             self.within(self.store.put(&self.path, bytes.into())).await??;

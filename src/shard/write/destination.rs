@@ -102,13 +102,16 @@ impl Destination {
         const SHARDS: u64 = 5;
         let shard = match split {
             Split::Numbered { most_samples, most_bytes } => {
-                let of_samples = |most: u64| (u128::from(bytes) * u128::from(most) / u128::from(samples.max(1))) as u64;
+                let of_samples = |most: u64| {
+                    let shard = u128::from(bytes) * u128::from(most) / u128::from(samples.max(1));
+                    u64::try_from(shard).unwrap_or(u64::MAX)
+                };
                 most_samples.map_or(bytes, of_samples).min(most_bytes.unwrap_or(bytes))
             }
             // They are seldom of one size.
             Split::Named(names) => 2 * bytes / (names.len() as u64).max(1),
         };
-        bytes.min(SHARDS * shard)
+        bytes.min(shard.saturating_mul(SHARDS))
     }
 
     pub(super) fn lost(&self, name: &str, source: RemoteError) -> WriteError {

@@ -17,7 +17,7 @@ use crate::shard::remote::{Outbox, RemoteError};
 /// How an index of shards names itself.
 const KIND: &str = "wids-shard-index-v1";
 /// As `sha256sum` writes and checks it.
-const CHECKSUMS: &str = "SHA256SUMS";
+pub const CHECKSUMS: &str = "SHA256SUMS";
 
 /// A sample that was left out, as its line says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -71,7 +71,7 @@ fn checksums(before: &str, set: &str, shards: &[Written], is_shared: bool) -> St
 }
 
 /// The file that a line of checksums is of; a line of another form itself.
-fn summed(line: &str) -> &str {
+pub fn summed(line: &str) -> &str {
     let name = line.split_once(' ').and_then(|(_, name)| name.strip_prefix([' ', '*']));
     name.map_or(line, |name| name.strip_prefix("./").unwrap_or(name))
 }
@@ -185,7 +185,7 @@ impl DroppedList {
             Self::Shared { .. } => {
                 let names: BTreeSet<&str> = shards.iter().map(|shard| shard.shard.as_str()).collect();
                 let of = |text: &str, own: bool| -> String {
-                    let wanted = |line: &&str| names.iter().any(|name| is_line_of(line, name)) == own;
+                    let wanted = |line: &&str| is_line_of(line, &names) == own;
                     text.split_inclusive('\n').filter(wanted).collect()
                 };
                 let own = of(&lines, true);
@@ -202,7 +202,7 @@ impl DroppedList {
         if let Self::Shared { path, .. } = self
             && path.exists()
         {
-            shards.iter().for_each(|shard| drop(note(path, &shard.shard, &[])));
+            let _ = note(path, &shards.iter().map(|shard| shard.shard.as_str()).collect(), &[]);
         }
         let is_shared = matches!(self, Self::Shared { .. });
         if !is_shared || fs::metadata(self.path()).is_ok_and(|found| found.len() == 0) {
@@ -223,7 +223,8 @@ impl DroppedList {
                 if lines.is_empty() && !path.exists() {
                     return Ok(0);
                 }
-                note(path, shard, &lines).map_err(|source| WriteError::Io { path: path.clone(), source })?;
+                note(path, &BTreeSet::from([shard]), &lines)
+                    .map_err(|source| WriteError::Io { path: path.clone(), source })?;
                 Ok(0)
             }
         }
@@ -237,9 +238,11 @@ fn open<'f>(path: &Path, file: &'f mut Option<File>) -> io::Result<&'f mut File>
     }
 }
 
-/// Whether a line is of a sample that would be in this shard.
-fn is_line_of(line: &str, shard: &str) -> bool {
-    serde_json::from_str::<Dropped>(line).is_ok_and(|line| line.shard.file_name().is_some_and(|name| name == shard))
+/// Whether a line is of a sample that would be in one of these shards.
+fn is_line_of(line: &str, shards: &BTreeSet<&str>) -> bool {
+    let parsed = serde_json::from_str::<Dropped>(line).ok();
+    let name = parsed.as_ref().and_then(|line| line.shard.file_name()?.to_str());
+    name.is_some_and(|name| shards.contains(name))
 }
 
 fn line_of(dropped: &Dropped) -> String {
@@ -248,16 +251,16 @@ fn line_of(dropped: &Dropped) -> String {
     format!("{}\n", json!({ "key": key, "shard": path, "reason": reason, "detail": detail }))
 }
 
-/// Puts a shard's dropped samples into the list, in place of what it said of the shard before. Other processes may be
+/// Puts dropped samples of shards into the list, in place of what it said of these shards before. Other processes may be
 /// writing other shards into the same folder.
-fn note(path: &Path, shard: &str, dropped: &[Dropped]) -> io::Result<()> {
+fn note(path: &Path, shards: &BTreeSet<&str>, dropped: &[Dropped]) -> io::Result<()> {
     let mut file = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
     // Some network file systems have no locks.
     let _ = file.lock();
     let mut before = String::new();
     file.read_to_string(&mut before)?;
     // A line without its end was being written by a process that was killed.
-    let is_of_another = |line: &&str| line.ends_with('\n') && !is_line_of(line, shard);
+    let is_of_another = |line: &&str| line.ends_with('\n') && !is_line_of(line, shards);
     let mut text: String = before.split_inclusive('\n').filter(is_of_another).collect();
     let is_rewritten = text != before;
     if is_rewritten {

@@ -155,8 +155,14 @@ impl SetWriter {
             placed: account.clone(),
             account,
         };
-        // A call may have ended just before it removed what it had sent.
-        sent.keys().for_each(|shard| remove(&folder.join(shard)));
+        if spec.to.away().is_some() {
+            // A call may have ended just before it removed what it had sent; and what another request left is not wanted.
+            let there: BTreeSet<&String> = sent.keys().collect();
+            let unsent: BTreeSet<&String> =
+                set.written.iter().map(|shard| &shard.shard).filter(|shard| !there.contains(shard)).collect();
+            let stale = names_here(spec).into_iter().filter(|shard| !unsent.contains(shard));
+            stale.for_each(|shard| remove(&folder.join(shard)));
+        }
         let here: Vec<String> = set.written.iter().map(|shard| shard.shard.clone()).collect();
         here.into_iter().filter(|shard| !sent.contains_key(shard)).try_for_each(|shard| set.send(shard))?;
         Ok(set)
@@ -190,6 +196,18 @@ impl SetWriter {
     /// So far.
     pub fn account(&self) -> &SetAccount {
         &self.account
+    }
+
+    /// Brings the list of dropped samples to where the set belongs, when nothing else of the set will be.
+    ///
+    /// # Errors
+    /// When the disk or the store fails.
+    pub fn put_dropped(&mut self) -> Result<(), WriteError> {
+        self.list.sync("")?;
+        let Some(away) = self.spec.to.away() else { return Ok(()) };
+        self.list.put_away(&self.spec.to, away, &self.written)?;
+        self.list.forget_here(&self.written);
+        Ok(())
     }
 
     /// The list of the samples that were dropped.
@@ -373,11 +391,19 @@ impl SetWriter {
             stale.for_each(|name| remove(&to.folder().join(name)));
             return Ok(());
         };
-        for number in self.written.len().. {
-            let shard = shard_name(name, number);
-            if !to.has(&shard)? {
+        // The old list names them until it is replaced; beyond it the store is asked.
+        let sums = to.text(lists::CHECKSUMS)?.unwrap_or_default();
+        let own: BTreeSet<&str> = self.written.iter().map(|shard| shard.shard.as_str()).collect();
+        let listed = sums.lines().map(lists::summed).filter(|shard| is_shard_of(name, Path::new(shard)));
+        let mut stale: BTreeSet<String> = listed.filter(|shard| !own.contains(shard)).map(str::to_owned).collect();
+        for shard in (self.written.len()..).map(|number| shard_name(name, number)) {
+            if !stale.contains(&shard) && !to.has(&shard)? {
                 break;
             }
+            stale.insert(shard);
+        }
+        // From the end, so that a call that follows finds the rest where this one is killed.
+        for shard in stale.into_iter().rev() {
             for name in [format!("{shard}.index"), shard] {
                 away.remove(&name).map_err(|source| to.lost(&name, source))?;
             }
@@ -428,13 +454,17 @@ impl SetWriter {
     }
 }
 
-/// Bytes of the shards that a set would take the place of.
-pub fn replaced_bytes(spec: &SetSpec) -> u64 {
-    let names = match &spec.split {
+/// The names of the set's shards, of those that may lie here.
+fn names_here(spec: &SetSpec) -> Vec<String> {
+    match &spec.split {
         Split::Numbered { .. } => numbered(spec),
         Split::Named(names) => names.clone(),
-    };
-    names.iter().filter_map(|name| Some(fs::metadata(spec.to.folder().join(name)).ok()?.len())).sum()
+    }
+}
+
+/// Bytes of the shards that a set would take the place of.
+pub fn replaced_bytes(spec: &SetSpec) -> u64 {
+    names_here(spec).iter().filter_map(|name| Some(fs::metadata(spec.to.folder().join(name)).ok()?.len())).sum()
 }
 
 /// The file name of a shard of a numbered set.

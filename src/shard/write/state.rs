@@ -5,12 +5,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, TryLockError};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Destination, SetAccount, Stamp, WriteError, Written};
+use super::{Destination, SetAccount, Stamp, WriteError, Written, sync_folder};
 
 /// Raised whenever a line means something else than before; other versions are of another request.
 const VERSION: u32 = 1;
@@ -53,6 +54,12 @@ pub struct Left {
     pub sent: BTreeMap<String, String>,
 }
 
+/// A shard of this request that lies in its place, but is made again.
+#[derive(Serialize, Deserialize)]
+struct Again {
+    again: String,
+}
+
 /// That a shard came to a store, which is said after its line.
 #[derive(Clone, Serialize, Deserialize)]
 struct Sent {
@@ -77,29 +84,40 @@ impl State {
         if !path.exists() {
             refuse()?;
         }
+        // Somebody else who wrote to the same place may have removed the folder, empty, as he ended.
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder).map_err(failed)?;
+        }
         let options = File::options().read(true).write(true).create(true).truncate(false).open(path);
         let mut file = options.map_err(failed)?;
         if let Err(TryLockError::WouldBlock) = file.try_lock() {
             return Err(WriteError::Busy { path: path.to_owned() });
         }
+        // Its holder may have put another in its place between the opening and the lock.
+        let named = fs::metadata(path).map(|named| (named.dev(), named.ino())).ok();
+        let opened = file.metadata().map_err(failed)?;
+        if named != Some((opened.dev(), opened.ino())) {
+            return Err(WriteError::Busy { path: path.to_owned() });
+        }
         let mut text = Vec::new();
         file.read_to_end(&mut text).map_err(failed)?;
-        let Parsed { head, head_end, lines, mut sent } = parse(&String::from_utf8_lossy(&text));
+        let Parsed { head, mut lines, mut sent, mut again, end } = parse(&String::from_utf8_lossy(&text));
         let is_same = head.is_some_and(|head| head.version == VERSION && head.request == request);
-        if is_same && !lines.is_empty() {
+        if is_same && (!lines.is_empty() || !again.is_empty()) {
+            let (all, known) = (lines.len(), sent.len());
             let kept = still_there(to, &lines, &mut sent)?;
-            let end = lines.iter().take(kept).next_back().map_or(head_end, |(_, end)| *end);
-            let again = lines.iter().skip(kept).map(|(line, _)| line.written.shard.clone()).collect();
-            file.set_len(end as u64).and_then(|()| file.seek(SeekFrom::End(0))).map_err(failed)?;
-            let lines: Vec<Line> = lines.into_iter().take(kept).map(|(line, _)| line).collect();
-            sent.retain(|shard, _| lines.iter().any(|line| line.written.shard == *shard));
-            let mut state = Self { path: path.to_owned(), file, lines: lines.len() };
-            // What was said of them behind the line of a shard that is made again is gone.
-            sent.iter().try_for_each(|(shard, version)| state.note_sent(shard, version))?;
+            again.extend(lines.split_off(kept).into_iter().map(|line| line.written.shard));
+            let names: BTreeSet<&String> = lines.iter().map(|line| &line.written.shard).collect();
+            again.retain(|shard| !names.contains(shard));
+            sent.retain(|shard, _| names.contains(shard));
+            let mut state = Self { path: path.to_owned(), file, lines: lines.len() + again.len() };
+            if (lines.len(), sent.len(), text.len()) != (all, known, end) {
+                state.replace(request, &lines, &sent, &again).map_err(failed)?;
+            }
             return Ok((state, Left { lines, again, sent }));
         }
         // Without any shard's line nothing is lost.
-        if !lines.is_empty() && !force {
+        if (!lines.is_empty() || !again.is_empty()) && !force {
             return Err(WriteError::Unfinished { path: path.to_owned() });
         }
         refuse()?;
@@ -108,6 +126,32 @@ impl State {
         let begun = state.file.set_len(0).and_then(|()| state.file.rewind()).and_then(|()| state.write(&head));
         begun.map_err(failed)?;
         Ok((state, Left::default()))
+    }
+
+    /// Puts a file that says this into the place of the one there is.
+    fn replace(
+        &mut self,
+        request: &str,
+        lines: &[Line],
+        sent: &BTreeMap<String, String>,
+        again: &BTreeSet<String>,
+    ) -> io::Result<()> {
+        let mut text = Vec::new();
+        push(&mut text, &Head { version: VERSION, request: request.to_owned() })?;
+        again.iter().try_for_each(|shard| push(&mut text, &Again { again: shard.clone() }))?;
+        for line in lines {
+            push(&mut text, line)?;
+            if let Some(version) = sent.get(&line.written.shard) {
+                push(&mut text, &Sent { sent: line.written.shard.clone(), version: version.clone() })?;
+            }
+        }
+        let beside = self.path.with_extension("part");
+        let mut file = File::create(&beside)?;
+        file.lock()?;
+        file.write_all(&text).and_then(|()| file.sync_all())?;
+        fs::rename(&beside, &self.path)?;
+        self.file = file;
+        sync_folder(&self.path)
     }
 
     /// Brings a line to the disk.
@@ -130,11 +174,17 @@ impl State {
     }
 
     fn write(&mut self, line: &impl Serialize) -> io::Result<()> {
-        let mut text = serde_json::to_vec(line)?;
-        text.push(b'\n');
+        let mut text = Vec::new();
+        push(&mut text, line)?;
         self.file.write_all(&text)?;
         self.file.sync_data()
     }
+}
+
+fn push(text: &mut Vec<u8>, line: &impl Serialize) -> io::Result<()> {
+    serde_json::to_writer(&mut *text, line)?;
+    text.push(b'\n');
+    Ok(())
 }
 
 impl Drop for State {
@@ -149,15 +199,17 @@ impl Drop for State {
 /// What the file says.
 struct Parsed {
     head: Option<Head>,
-    head_end: usize,
-    /// With the place where each ends.
-    lines: Vec<(Line, usize)>,
+    lines: Vec<Line>,
     sent: BTreeMap<String, String>,
+    again: BTreeSet<String>,
+    /// Where the last of all these ends.
+    end: usize,
 }
 
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Entry {
+    Again(Again),
     Sent(Sent),
     Line(Box<Line>),
 }
@@ -169,25 +221,24 @@ fn parse(text: &str) -> Parsed {
         Some((line, *end))
     });
     let (head, head_end) = whole.next().map_or((None, 0), |(line, end)| (serde_json::from_str(line).ok(), end));
-    let (mut lines, mut sent) = (Vec::new(), BTreeMap::new());
+    let mut parsed = Parsed { head, lines: Vec::new(), sent: BTreeMap::new(), again: BTreeSet::new(), end: head_end };
     for (line, end) in whole {
+        let Parsed { lines, sent, again, .. } = &mut parsed;
         match serde_json::from_str(line) {
-            Ok(Entry::Line(line)) => lines.push((*line, end)),
+            Ok(Entry::Line(line)) => lines.push(*line),
+            Ok(Entry::Again(Again { again: shard })) => drop(again.insert(shard)),
             Ok(Entry::Sent(Sent { sent: shard, version })) => drop(sent.insert(shard, version)),
             Err(_) => break,
         }
+        parsed.end = end;
     }
-    Parsed { head, head_end, lines, sent }
+    parsed
 }
 
 /// How many of the first shards are in their places, unchanged: in the store that the set belongs to, or here. Forgets of
 /// `sent` those that are not in the store any more as they came there.
-fn still_there(
-    to: &Destination,
-    lines: &[(Line, usize)],
-    sent: &mut BTreeMap<String, String>,
-) -> Result<usize, WriteError> {
-    for (number, (line, _)) in lines.iter().enumerate() {
+fn still_there(to: &Destination, lines: &[Line], sent: &mut BTreeMap<String, String>) -> Result<usize, WriteError> {
+    for (number, line) in lines.iter().enumerate() {
         let shard = &line.written.shard;
         if let (Some(away), Some(known)) = (to.away(), sent.get(shard)) {
             let found = away.version(shard).map_err(|source| to.lost(shard, source))?;

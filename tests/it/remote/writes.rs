@@ -98,6 +98,10 @@ fn a_set_is_the_same_there_as_here_and_nothing_stays_on_the_way() {
     let refused = finish(&mut place.reshard(&url, &[]), 1);
     assert_eq!(refused.err.trim_end().lines().count(), 1, "{}", refused.err);
     assert!(refused.err.contains(&format!("{url}/k-train-000000.tar: exists already")), "{}", refused.err);
+    // Shards of the old set go, those behind a gap too if they are listed.
+    let sums = [&there["SHA256SUMS"][..], b"00  k-train-000040.tar\n"].concat();
+    place.server.put("set/SHA256SUMS", &sums);
+    place.server.put("set/k-train-000040.tar", b"old");
     finish(&mut place.reshard(&url, &["--force", "--per-class", "20"]), 0);
     let smaller = place.there();
     assert!(smaller.len() < there.len(), "{:?}", smaller.keys());
@@ -174,8 +178,7 @@ fn a_server_that_fails_is_asked_again_and_what_it_refuses_is_said_with_its_addre
         place.server.fail(&format!("set/{name}"), &[Fault::Status(403), Fault::Status(403)]);
         let error = write(&spec(&place, false).unwrap()).expect_err(name);
         let said = format!("{error}: {}", std::error::Error::source(&error).unwrap());
-        let place_of = name.trim_end_matches(".index");
-        assert!(said.starts_with(&place.server.url(&format!("set/{place_of}: access denied"))), "{said}");
+        assert!(said.starts_with(&place.server.url(&format!("set/{name}: access denied"))), "{said}");
         assert!(!place.there().contains_key(name));
         place.server.fail(&format!("set/{name}"), &[]);
         write(&spec(&place, false).unwrap()).unwrap();
@@ -223,7 +226,7 @@ fn what_became_of_sent_shards_meanwhile_is_seen() {
         write(&spec(&place, false).unwrap()).unwrap();
         place.there()
     };
-    for case in ["gone", "another", "still here"] {
+    for case in ["gone", "another", "another, and killed again", "still here"] {
         let place = Place::new();
         half(&spec(&place, false).unwrap());
         let here = place.outgoing();
@@ -231,6 +234,10 @@ fn what_became_of_sent_shards_meanwhile_is_seen() {
         match case {
             "gone" => place.server.take_away("set/w-000000.tar"),
             "another" => place.server.put("set/w-000000.tar", b"another"),
+            "another, and killed again" => {
+                place.server.put("set/w-000000.tar", b"another");
+                drop(SetWriter::create(&spec(&place, false).unwrap(), &Cache::default()).unwrap());
+            }
             // As when the call is killed before it removes what it has sent.
             _ => fs::write(here[0].join("w-000000.tar"), "half").unwrap(),
         }
@@ -277,4 +284,13 @@ fn images_are_imported_to_where_they_will_be_read() {
     fs::copy(tree.join("bee/0.png"), tree.join("cat/0.png")).unwrap();
     let refused = finish(&mut import(&place.server.url("set"), &[]), 1);
     assert!(refused.err.contains("set/t-classes.txt: has other classes"), "{}", refused.err);
+    // What says why nothing could be used is where the error says.
+    let bad = place.path("bad");
+    fs::create_dir_all(bad.join("ape")).unwrap();
+    fs::write(bad.join("ape/0.png"), "no image").unwrap();
+    let url = place.server.url("none");
+    let said = finish(&mut place.saccade(&["shards", "import", at(&bad), "--out", &url, "--name", "b"]), 1);
+    assert!(said.err.contains(&format!("{url}/b.dropped.jsonl says why")), "{}", said.err);
+    assert!(place.server.files().contains_key("none/b.dropped.jsonl"));
+    assert_eq!(place.outgoing(), Vec::<PathBuf>::new());
 }
