@@ -212,8 +212,9 @@ def write(saccade, name, environment, base, there):
         verified = json.loads(run(saccade, environment, "shards", "verify", "--json", f"{base}/both/a-*.tar"))
         if verified["problems"] or verified["samples"] != 6000:
             fail(f"{name}: verified: {verified}")
-        if list(pathlib.Path(scratch, "cache", "outgoing").iterdir()):
-            fail(f"{name}: something stayed on its way")
+        stayed = sorted(str(path) for path in pathlib.Path(scratch, "cache", "outgoing").rglob("*"))
+        if stayed:
+            fail(f"{name}: on their way stayed {stayed}")
         print(f"{name}: sets written, one of them killed after {len(sent)} shards, {len(shards)} shards by two at once")
 
 

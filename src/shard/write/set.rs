@@ -541,8 +541,8 @@ fn numbered(spec: &SetSpec) -> Vec<String> {
     names
 }
 
-/// A shard that is not wanted here any more, and its index.
+/// Removes a shard that is not wanted here any more; its index first, which nobody would look for without it.
 fn remove(shard: &Path) {
-    let _ = fs::remove_file(shard);
     let _ = beside(shard).map(fs::remove_file);
+    let _ = fs::remove_file(shard);
 }
