@@ -327,16 +327,6 @@ fn two_views_are_streamed_and_drawn() {
     assert_eq!(out_of_view.err.lines().count(), 1, "{}", out_of_view.err);
 }
 
-#[test]
-fn sets_are_not_written_to_other_machines() {
-    let folder = temporary();
-    for verb in [["reshard", "shards/fashion-train-000000.tar"], ["import", at(folder.path())]] {
-        let said = finish(&mut saccade(&["shards", verb[0], verb[1], "--out", "s3://bucket/set"]), 2);
-        assert!(said.err.contains("a folder of this machine"), "{}", said.err);
-    }
-    assert!(!root().join("s3:").exists());
-}
-
 #[cfg(not(feature = "remote"))]
 #[test]
 fn builds_that_read_no_addresses_say_which_do() {
