@@ -7,7 +7,7 @@ use saccade::checkpoint::{read_arrays, write_arrays};
 use serde_json::Value;
 
 use crate::reference;
-use crate::saccade::{at, finish, root, saccade, small, temporary};
+use crate::saccade::{at, finish, saccade, small, temporary};
 
 const QUICKSTART: &str = "pipelines/quickstart.toml";
 const TRAIN: &str = "data.train=shards/fashion-train-{000000..000003}.tar";
