@@ -23,6 +23,7 @@ pub enum ShardsVerb {
       --out /data/shards --name validation
   saccade shards import pictures/train --out shards --shuffle 1
   saccade shards import list.csv --out shards --samples 1000
+  saccade shards import pictures/train --out s3://bucket/set --name mine
 Nothing is unpacked. Images keep their bytes; what is no image by its first bytes is left out and listed in
 DIR/NAME.dropped.jsonl. Killed, it goes on when called again as before. WebDataset shards of others, such as
 timm/imagenet-1k-wds, need no import: train on them as they are, or make others of them with `saccade shards reshard`.")]

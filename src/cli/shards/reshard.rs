@@ -23,6 +23,7 @@ pub const EXAMPLES: &str = "Examples:
   saccade shards reshard --classes 0-99 --per-class 50 --samples 1000 '/data/train-*.tar' --out few
   saccade shards reshard --jpeg short-side=256 --quality 90 '/data/train-*.tar' --out /fast/train-256
   saccade shards reshard --decode max-side=256 '/data/train-*.tar' --out /fast/train-raw
+  saccade shards reshard --size 500MB '/data/train-*.tar' --out s3://bucket/set
 Without --shuffle, --samples, --size, --held-out and --name each shard becomes one of the same name. All members of a
 sample are kept, in their order. Samples without an image, and those whose image is damaged, are left out and listed
 beside the shards. A call that was interrupted goes on where its last finished shard ends: repeat it.";

@@ -7,6 +7,8 @@
 //!
 //! A set that belongs to a store is made in a folder here, which each shard leaves as soon as the store has it.
 
+mod sending;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
@@ -155,16 +157,7 @@ impl SetWriter {
             placed: account.clone(),
             account,
         };
-        if spec.to.away().is_some() {
-            // A call may have ended just before it removed what it had sent; and what another request left is not wanted.
-            let there: BTreeSet<&String> = sent.keys().collect();
-            let unsent: BTreeSet<&String> =
-                set.written.iter().map(|shard| &shard.shard).filter(|shard| !there.contains(shard)).collect();
-            let stale = names_here(spec).into_iter().filter(|shard| !unsent.contains(shard));
-            stale.for_each(|shard| remove(&folder.join(shard)));
-        }
-        let here: Vec<String> = set.written.iter().map(|shard| shard.shard.clone()).collect();
-        here.into_iter().filter(|shard| !sent.contains_key(shard)).try_for_each(|shard| set.send(shard))?;
+        set.take_up(&sent)?;
         Ok(set)
     }
 
@@ -313,33 +306,6 @@ impl SetWriter {
         Ok(Some(written))
     }
 
-    /// Gives a shard that is in its place here to be sent to the store, if the set belongs to one.
-    fn send(&mut self, shard: String) -> Result<(), WriteError> {
-        let Some(away) = self.spec.to.away() else { return Ok(()) };
-        away.send(&shard).map_err(|(name, source)| self.spec.to.lost(&name, source))?;
-        self.on_their_way.push(shard);
-        self.note_sent()
-    }
-
-    /// Notes which shards came to the store; they are not needed here any more.
-    fn note_sent(&mut self) -> Result<(), WriteError> {
-        let Some(away) = self.spec.to.away() else { return Ok(()) };
-        let came = |shard: String| away.sent(&shard).map(|version| (shard.clone(), version)).ok_or(shard);
-        let (mut sent, mut rest) = (Vec::new(), Vec::new());
-        for shard in self.on_their_way.drain(..) {
-            match came(shard) {
-                Ok(one) => sent.push(one),
-                Err(shard) => rest.push(shard),
-            }
-        }
-        self.on_their_way = rest;
-        for (shard, version) in sent {
-            self.state.note_sent(&shard, &version)?;
-            remove(&self.spec.to.folder().join(shard));
-        }
-        Ok(())
-    }
-
     /// Ends the last shard and puts the lists beside the set, which is whole then.
     ///
     /// # Errors
@@ -384,31 +350,14 @@ impl SetWriter {
 
     /// Removes shards that the set had before it was made again, smaller.
     fn remove_stale(&self) -> Result<(), WriteError> {
-        let SetSpec { to, name, .. } = &self.spec;
+        let to = &self.spec.to;
         let Some(away) = to.away() else {
             let own: BTreeSet<&str> = self.written.iter().map(|shard| shard.shard.as_str()).collect();
             let stale = numbered(&self.spec).into_iter().filter(|name| !own.contains(name.as_str()));
             stale.for_each(|name| remove(&to.folder().join(name)));
             return Ok(());
         };
-        // The old list names them until it is replaced; beyond it the store is asked.
-        let sums = to.text(lists::CHECKSUMS)?.unwrap_or_default();
-        let own: BTreeSet<&str> = self.written.iter().map(|shard| shard.shard.as_str()).collect();
-        let listed = sums.lines().map(lists::summed).filter(|shard| is_shard_of(name, Path::new(shard)));
-        let mut stale: BTreeSet<String> = listed.filter(|shard| !own.contains(shard)).map(str::to_owned).collect();
-        for shard in (self.written.len()..).map(|number| shard_name(name, number)) {
-            if !stale.contains(&shard) && !to.has(&shard)? {
-                break;
-            }
-            stale.insert(shard);
-        }
-        // From the end, so that a call that follows finds the rest where this one is killed.
-        for shard in stale.into_iter().rev() {
-            for name in [format!("{shard}.index"), shard] {
-                away.remove(&name).map_err(|source| to.lost(&name, source))?;
-            }
-        }
-        Ok(())
+        self.remove_stale_there(away)
     }
 
     /// Forgets how far the set was, as it is complete.

@@ -1,4 +1,5 @@
-//! How far an unfinished set has come, in a file of its folder: a line for what was asked, then one per finished shard.
+//! How far an unfinished set has come, in a file of its folder: a line for what was asked, then one per finished shard,
+//! and, where the set belongs to a store, one more when the store has it. Shards that are to be made again have a line too.
 //!
 //! A shard's line is on the disk before the shard is in its place. So whoever takes the set up finds, for every shard of
 //! it that is there, a line; the shards of the first lines that are there unchanged are kept, all else is made again.
@@ -61,7 +62,7 @@ struct Again {
 }
 
 /// That a shard came to a store, which is said after its line.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 struct Sent {
     sent: String,
     version: String,
