@@ -12,6 +12,7 @@ use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
+use bytes::Bytes;
 use serde::Serialize;
 
 use super::belt::Belt;
@@ -248,9 +249,8 @@ fn write_all(
             Outcome::Dropped(dropped) => writer.drop_sample(dropped)?,
             Outcome::Taken { key, label, extension, bytes } => {
                 taken += bytes.len() as u64;
-                let label = label.map(|label| label.to_string());
-                let label = label.as_ref().map(|label| ("cls", label.as_bytes()));
-                let members: Vec<(&str, &[u8])> = label.into_iter().chain([(extension, bytes.as_slice())]).collect();
+                let label = label.map(|label| ("cls", Bytes::from(label.to_string())));
+                let members: Vec<(&str, Bytes)> = label.into_iter().chain([(extension, bytes.into())]).collect();
                 if let Some(written) = writer.add(&key, &members)? {
                     tell(Step::Written(&written));
                 }

@@ -15,6 +15,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use ::tar::{EntryType, Header};
+use bytes::Bytes;
 
 use self::beside::{Beside, Hashed};
 pub use self::destination::Destination;
@@ -93,14 +94,14 @@ impl ShardWriter {
     ///
     /// # Errors
     /// When the disk fails, or when nobody could read the member back as `key` and `extension`.
-    pub fn add(&mut self, key: &str, extension: &str, data: &[u8]) -> Result<(), WriteError> {
+    pub fn add(&mut self, key: &str, extension: &str, data: Bytes) -> Result<(), WriteError> {
         let name = format!("{key}.{extension}");
         if split_name(&name).is_none_or(|(found, rest)| (found, rest.as_str()) != (key, extension)) {
             return Err(WriteError::Name { path: self.path.clone(), name });
         }
+        let (length, label) = (data.len(), (extension == LABEL).then(|| table::label_of(&data)));
         let offset = self.append(&name, data).map_err(|source| self.failed(source))?;
-        let label = (extension == LABEL).then(|| table::label_of(data));
-        let pushed = self.table.push(key, extension, offset, data.len() as u64, label);
+        let pushed = self.table.push(key, extension, offset, length as u64, label);
         pushed.map_err(|source| WriteError::Unsound { path: self.path.clone(), source })
     }
 
@@ -134,7 +135,7 @@ impl ShardWriter {
     }
 
     /// Where the member's data begins.
-    fn append(&mut self, name: &str, data: &[u8]) -> io::Result<u64> {
+    fn append(&mut self, name: &str, data: Bytes) -> io::Result<u64> {
         let mut header = Header::new_ustar();
         header.set_entry_type(EntryType::Regular);
         header.set_mode(0o644);
@@ -151,7 +152,7 @@ impl ShardWriter {
         header.set_cksum();
         self.file.push(header.as_bytes())?;
         let offset = self.file.bytes();
-        self.file.push(data)?;
+        self.file.push_shared(data)?;
         self.file.pad(BLOCK_BYTES)?;
         Ok(offset)
     }

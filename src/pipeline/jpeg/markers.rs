@@ -1,6 +1,6 @@
 //! A file's segments: the next one, and whether the picture is whole.
 
-use std::io::BufRead;
+use memchr::memchr;
 
 use super::super::decode::{Reason, Unusable};
 
@@ -127,9 +127,8 @@ pub fn segment(bytes: &[u8], at: usize) -> Option<&[u8]> {
 /// where the file has announced them; elsewhere they are damage, after which a decoder would make up the rest.
 fn end_of_scan(bytes: &[u8], mut at: usize, restarts: bool) -> usize {
     loop {
-        let mut rest = bytes.get(at..).unwrap_or_default();
-        // Reading from a slice never fails; this finds a byte faster than an iterator does.
-        at += rest.skip_until(0xFF).unwrap_or_default();
+        let rest = bytes.get(at..).unwrap_or_default();
+        at += memchr(0xFF, rest).map_or(rest.len(), |before| before + 1);
         if at >= bytes.len() {
             // A last 0xFF without what follows it is the first half of a marker.
             return bytes.len() - usize::from(bytes.last() == Some(&0xFF));

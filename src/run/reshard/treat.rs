@@ -4,6 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use serde::Serialize;
 
 use super::MOST_SAMPLE_BYTES;
@@ -57,7 +58,8 @@ pub enum Outcome {
 /// A sample as it will be written.
 pub struct Taken {
     pub key: String,
-    pub members: Members,
+    /// By extension.
+    pub members: Vec<(String, Bytes)>,
     /// Whether its image was shrunk, or had EXIF that was taken out.
     pub changed: bool,
 }
@@ -104,7 +106,7 @@ impl Treatment {
                 };
                 let members = raw.members.into_iter().enumerate();
                 let members = members.filter(|(number, (extension, _))| is_kept(*number, extension));
-                let members = members.map(|(_, member)| member).collect();
+                let members = members.map(|(_, (extension, data))| (extension, data.into())).collect();
                 Outcome::Taken(Taken { key: raw.key, members, changed })
             }
         }

@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use anyhow::{Context, Result};
+use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use super::super::belt::Belt;
@@ -123,8 +124,8 @@ impl<'a> Work<'a> {
             }
             let finished = match outcome {
                 Outcome::Taken(taken) => {
-                    let members: Vec<(&str, &[u8])> =
-                        taken.members.iter().map(|(extension, data)| (extension.as_str(), data.as_slice())).collect();
+                    let members: Vec<(&str, Bytes)> =
+                        taken.members.iter().map(|(extension, data)| (extension.as_str(), data.clone())).collect();
                     let finished = set.add(&taken.key, &members)?;
                     if taken.changed {
                         set.note_changed();

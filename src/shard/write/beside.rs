@@ -1,23 +1,25 @@
 //! A file that takes its place only when it is whole: written as `NAME.part`, hashed on the way, renamed at the end.
 
-use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::fs::{self, File, TryLockError};
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, IoSlice, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 
+use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use super::WriteError;
 
 /// Many samples a write; half as much is slower on a network's disk, twice as much is no faster.
-const BUFFER_BYTES: usize = 1 << 20;
+const WRITE_BYTES: usize = 1 << 20;
 
-/// Buffers that wait to be hashed: hashing takes a quarter of the time of writing, but not at every moment.
+/// Data of so many bytes is written and hashed where it lies; less is put together first.
+const SHARED_BYTES: usize = 4096;
+
+/// Writes that wait to be hashed: hashing takes a quarter of the time of writing, but not at every moment.
 const AHEAD: usize = 4;
 
 /// The file beside a shard's place; removed unless it is renamed.
@@ -71,38 +73,41 @@ impl Drop for Beside {
 /// A file that grows at its end; a thread of its own hashes what is written.
 pub struct Hashed {
     file: File,
-    /// What was pushed last; then buffers that were written, and are used again once they are hashed too.
-    buffer: Vec<u8>,
-    written: VecDeque<Arc<Vec<u8>>>,
+    /// What was pushed since the last write, less its end.
+    pieces: Vec<Bytes>,
+    waiting: usize,
+    /// The end of it, which small pieces are put together in.
+    end: Vec<u8>,
     bytes: u64,
-    to_hash: SyncSender<Arc<Vec<u8>>>,
+    to_hash: SyncSender<Vec<Bytes>>,
     hasher: JoinHandle<[u8; 32]>,
 }
 
 impl Hashed {
     fn new(file: File) -> io::Result<Self> {
-        let (to_hash, buffers) = sync_channel::<Arc<Vec<u8>>>(AHEAD);
+        let (to_hash, written) = sync_channel::<Vec<Bytes>>(AHEAD);
         let hasher = thread::Builder::new().name("saccade-hash".into()).spawn(move || {
             let mut hash = Sha256::new();
-            buffers.iter().for_each(|buffer| hash.update(buffer.as_slice()));
+            written.iter().flatten().for_each(|piece| hash.update(&piece));
             hash.finalize().into()
         })?;
-        let buffer = Vec::with_capacity(BUFFER_BYTES);
-        Ok(Self { file, buffer, written: VecDeque::new(), bytes: 0, to_hash, hasher })
+        Ok(Self { file, pieces: Vec::new(), waiting: 0, end: Vec::new(), bytes: 0, to_hash, hasher })
     }
 
-    pub fn push(&mut self, mut data: &[u8]) -> io::Result<()> {
-        self.bytes += data.len() as u64;
-        while !data.is_empty() {
-            let room = BUFFER_BYTES.saturating_sub(self.buffer.len());
-            let (now, later) = data.split_at_checked(room).unwrap_or((data, &[]));
-            self.buffer.extend_from_slice(now);
-            data = later;
-            if self.buffer.len() >= BUFFER_BYTES {
-                self.flush()?;
-            }
+    pub fn push(&mut self, data: &[u8]) -> io::Result<()> {
+        self.end.extend_from_slice(data);
+        self.count(data.len())
+    }
+
+    /// The same of data that is not copied.
+    pub fn push_shared(&mut self, data: Bytes) -> io::Result<()> {
+        if data.len() < SHARED_BYTES {
+            return self.push(&data);
         }
-        Ok(())
+        self.close_end();
+        let length = data.len();
+        self.pieces.push(data);
+        self.count(length)
     }
 
     /// Zeros up to the next multiple of `block`.
@@ -127,15 +132,40 @@ impl Hashed {
         Ok((self.file, digest))
     }
 
+    fn count(&mut self, bytes: usize) -> io::Result<()> {
+        self.bytes += bytes as u64;
+        self.waiting += bytes;
+        if self.waiting >= WRITE_BYTES { self.flush() } else { Ok(()) }
+    }
+
+    fn close_end(&mut self) {
+        if !self.end.is_empty() {
+            self.pieces.push(std::mem::take(&mut self.end).into());
+        }
+    }
+
     fn flush(&mut self) -> io::Result<()> {
-        let spare = if self.written.len() > AHEAD { self.written.pop_front() } else { None };
-        let mut spare = spare.and_then(Arc::into_inner).unwrap_or_else(|| Vec::with_capacity(BUFFER_BYTES));
-        spare.clear();
-        let full = Arc::new(std::mem::replace(&mut self.buffer, spare));
+        self.close_end();
+        self.waiting = 0;
+        let pieces = std::mem::take(&mut self.pieces);
+        let slices = pieces.iter().map(|piece| IoSlice::new(piece)).collect::<Vec<_>>();
+        write_all(&self.file, slices)?;
         // A hasher that ended is found when it is waited for.
-        let _ = self.to_hash.send(Arc::clone(&full));
-        self.file.write_all(&full)?;
-        self.written.push_back(full);
+        let _ = self.to_hash.send(pieces);
         Ok(())
     }
+}
+
+/// Writes pieces one after the other, as few calls as the system allows.
+fn write_all(mut file: &File, mut slices: Vec<IoSlice>) -> io::Result<()> {
+    let mut rest = slices.as_mut_slice();
+    while !rest.is_empty() {
+        match file.write_vectored(rest) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(written) => IoSlice::advance_slices(&mut rest, written),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }

@@ -15,6 +15,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -214,14 +215,14 @@ impl SetWriter {
     ///
     /// # Errors
     /// When the disk fails, when the sample has the key of the one before, or when nobody could read a member back.
-    pub fn add(&mut self, key: &str, members: &[(&str, &[u8])]) -> Result<Option<Written>, WriteError> {
+    pub fn add(&mut self, key: &str, members: &[(&str, Bytes)]) -> Result<Option<Written>, WriteError> {
         let finished = if self.is_full(key, members) { self.end_shard()? } else { None };
         if self.current.as_ref().is_some_and(|current| current.samples > 0 && current.last_key == key) {
             return Err(WriteError::SameKey { path: self.spec.to.path(""), key: key.to_owned() });
         }
         let current = self.current()?;
         for (extension, data) in members {
-            current.shard.add(key, extension, data)?;
+            current.shard.add(key, extension, data.clone())?;
         }
         current.samples += 1;
         current.last_key.clear();
@@ -373,7 +374,7 @@ impl SetWriter {
     }
 
     /// Whether the shard must end before this sample.
-    fn is_full(&self, key: &str, members: &[(&str, &[u8])]) -> bool {
+    fn is_full(&self, key: &str, members: &[(&str, Bytes)]) -> bool {
         let Split::Numbered { most_samples, most_bytes } = self.spec.split else { return false };
         let Some(current) = self.current.as_ref().filter(|current| current.samples > 0) else { return false };
         let bytes = || members.iter().map(|(extension, data)| member_bytes(key, extension, data.len())).sum::<u64>();

@@ -7,6 +7,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use bytes::Bytes;
 use saccade::run::reshard::{Event, Layout, Reshard, reshard};
 use saccade::shard::write::{Dropped, SetSpec, SetWriter, Split, WriteError};
 use saccade::shard::{Cache, Index};
@@ -194,7 +195,7 @@ fn write(spec: &SetSpec, most: u64) -> Result<bool, WriteError> {
             set.drop_sample(Dropped { key, shard: "from".into(), reason: "bad".into(), detail: "é\n".into() })?;
         } else {
             let data = vec![set.settled() as u8; 700];
-            set.add(&key, &[("bin", &data), ("cls", b"1")])?;
+            set.add(&key, &[("bin", data.into()), ("cls", Bytes::from_static(b"1"))])?;
         }
     }
     if most <= 25 {
@@ -269,6 +270,6 @@ fn sets_of_others_are_not_written_over() {
     drop(busy);
     assert!(contents(&place.path("busy")).is_empty(), "a set that was not begun leaves nothing");
     let mut twice = SetWriter::create(&spec(place.path("twice")), &Cache::from_variables(|_| None)).unwrap();
-    twice.add("k", &[("bin", b"1")]).unwrap();
-    assert!(matches!(twice.add("k", &[("png", b"1")]), Err(WriteError::SameKey { .. })));
+    twice.add("k", &[("bin", Bytes::from_static(b"1"))]).unwrap();
+    assert!(matches!(twice.add("k", &[("png", Bytes::from_static(b"1"))]), Err(WriteError::SameKey { .. })));
 }

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::Path;
 
+use bytes::Bytes;
 use saccade::shard::write::{ShardWriter, WriteError, free_bytes};
 use saccade::shard::{Index, Label};
 
@@ -14,7 +15,7 @@ type Members<'a> = &'a [(&'a str, &'a str, &'a [u8])];
 fn write(path: &Path, members: Members) -> u64 {
     let mut writer = ShardWriter::create(path, false).unwrap();
     for (key, extension, data) in members {
-        writer.add(key, extension, data).unwrap();
+        writer.add(key, extension, Bytes::copy_from_slice(data)).unwrap();
     }
     writer.finish(&no_cache()).unwrap()
 }
@@ -102,17 +103,17 @@ fn names_that_would_be_read_as_others_are_refused() {
     let folder = folder();
     let path = folder.path().join("s.tar");
     for (key, extension) in [("a.b", "ppm"), ("", "ppm"), ("dir/", "ppm"), ("./a", "ppm"), ("a", "PPM"), ("a", "x/y")] {
-        let error = ShardWriter::create(&path, false).unwrap().add(key, extension, b"").unwrap_err();
+        let error = ShardWriter::create(&path, false).unwrap().add(key, extension, Bytes::new()).unwrap_err();
         assert!(matches!(error, WriteError::Name { .. }), "{key} {extension}: {error}");
     }
     let mut writer = ShardWriter::create(&path, false).unwrap();
-    writer.add("a", "ppm", b"").unwrap();
-    assert!(matches!(writer.add("a", "ppm", b"").unwrap_err(), WriteError::Unsound { .. }));
+    writer.add("a", "ppm", Bytes::new()).unwrap();
+    assert!(matches!(writer.add("a", "ppm", Bytes::new()).unwrap_err(), WriteError::Unsound { .. }));
     let mut writer = {
         drop(writer);
         ShardWriter::create(&path, false).unwrap()
     };
-    ["a", "b", "a"].into_iter().zip(["ppm", "ppm", "cls"]).for_each(|(key, end)| writer.add(key, end, b"1").unwrap());
+    ["a", "b", "a"].into_iter().zip(["ppm", "ppm", "cls"]).for_each(|(key, end)| writer.add(key, end, "1".into()).unwrap());
     assert!(matches!(writer.finish(&no_cache()).unwrap_err(), WriteError::Unsound { .. }));
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "a shard that failed leaves nothing");
 }
@@ -122,7 +123,7 @@ fn nothing_is_in_place_before_the_shard_is_whole() {
     let folder = folder();
     let path = folder.path().join("s.tar");
     let mut writer = ShardWriter::create(&path, false).unwrap();
-    writer.add("a", "ppm", b"1").unwrap();
+    writer.add("a", "ppm", "1".into()).unwrap();
     assert!(!path.exists());
     let busy = ShardWriter::create(&path, false).err().unwrap();
     assert_eq!(busy.to_string(), format!("{}.part: is being written by another process", text(&path)));
