@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use crate::model::shift::SaccadeUnit;
-use crate::model::{FirstWeights, ProjectorConfig};
+use crate::model::{FirstWeights, Precision, ProjectorConfig};
 use crate::pipeline::saccade::Moved;
 use crate::pipeline::{
     self, AugmentConfig, DecodeConfig, MaskConfig, OnLostShard, Order, PipelineError, SaccadeConfig, StreamConfig,
@@ -116,6 +116,14 @@ pub struct TrainConfig {
     /// Micro-batches that make one update; more of them need less memory.
     #[serde(default = "one")]
     pub accumulate: usize,
+    /// What matrix products are computed in: `"bf16"` is for GPUs, whose units for it are twice as fast as those for
+    /// 32 bits.
+    #[serde(default, skip_serializing_if = "Precision::is_f32")]
+    pub precision: Precision,
+    /// Whether blocks are computed a second time for the backward pass instead of being kept until then: less memory
+    /// for a third more work, and the same gradients.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub recompute: bool,
     /// How large weights are at first.
     pub first_weights: FirstWeights,
     /// At the start, at the end of the warm-up, at the end.
@@ -132,6 +140,10 @@ pub struct TrainConfig {
 
 fn one() -> usize {
     1
+}
+
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -313,6 +325,8 @@ impl Plan {
             bytes_in_flight,
             step: StepConfig {
                 accumulate: config.train.accumulate,
+                precision: config.train.precision,
+                recompute: config.train.recompute,
                 clip_norm: config.train.clip_norm,
                 loss: loss(&config),
                 schedules: schedules(&config, steps, train.len()),

@@ -5,10 +5,12 @@ use burn::nn::Linear;
 use burn::tensor::activation::softmax;
 use burn::tensor::module::attention;
 use burn::tensor::ops::AttentionModuleOptions;
-use burn::tensor::{Bool, Device, Tensor};
+use burn::tensor::{Bool, DType, Device, Tensor};
 
+use super::again::Piece;
 use super::fused::{self, LayerNorm, gelu};
 use super::init::WeightInit;
+use super::precision::through;
 
 /// The authors' LayerNorm epsilon; burn's default is 1e-5.
 pub const NORM_EPSILON: f64 = 1e-6;
@@ -37,14 +39,14 @@ impl Attention {
     /// - output: `[batch, tokens, width]`
     pub fn forward(&self, tokens: Tensor<3>, hidden: Option<&Tensor<4, Bool>>) -> Tensor<3> {
         let [batch, count, width] = tokens.dims();
-        let all = self.qkv.forward(tokens);
+        let all = through(&self.qkv, tokens);
         if let Some(heads) = fused::attention(&all, self.heads, hidden) {
-            return self.projection.forward(heads);
+            return through(&self.projection, heads);
         }
         let [queries, keys, values] = self.apart(all);
         let mask = hidden.map(|hidden| hidden.clone().expand([batch, self.heads, count, count]));
-        let heads = attention(queries, keys, values, mask, None, AttentionModuleOptions::default());
-        self.projection.forward(heads.swap_dims(1, 2).reshape([batch, count, width]))
+        let heads = attend(queries, keys, values, mask);
+        through(&self.projection, heads.swap_dims(1, 2).reshape([batch, count, width]))
     }
 
     /// How much of itself each token takes from each: what [`Self::forward`] weighs the values with.
@@ -53,7 +55,7 @@ impl Attention {
     /// - `tokens`: `[batch, tokens, width]`
     /// - output: `[batch, heads, tokens, tokens]`, rows add up to 1
     pub fn weights(&self, tokens: Tensor<3>) -> Tensor<4> {
-        let [queries, keys, _] = self.apart(self.qkv.forward(tokens));
+        let [queries, keys, _] = self.apart(through(&self.qkv, tokens));
         let [_, _, _, head_width] = queries.dims();
         softmax(queries.matmul(keys.transpose()) / (head_width as f64).sqrt(), 3)
     }
@@ -64,6 +66,26 @@ impl Attention {
         let all = all.reshape([batch, count, 3, self.heads, width / 3 / self.heads]).permute([2, 0, 3, 1, 4]);
         [0, 1, 2].map(|part| all.clone().narrow(0, part, 1).squeeze_dim::<4>(0))
     }
+}
+
+/// Attention of each head, whose softmax has 32 bits.
+///
+/// # Shapes
+/// - `queries`, `keys`, `values`, output: `[batch, heads, tokens, head_width]`
+/// - `hidden`: `[batch, heads, tokens, tokens]`, true where a key is padding
+fn attend(queries: Tensor<4>, keys: Tensor<4>, values: Tensor<4>, hidden: Option<Tensor<4, Bool>>) -> Tensor<4> {
+    let dtype = queries.dtype();
+    // Without a record the library's kernels keep 32 bits, too; on it they come apart into operations that do not.
+    if dtype == DType::F32 || !queries.is_autodiff() {
+        return attention(queries, keys, values, hidden, None, AttentionModuleOptions::default());
+    }
+    let [_, _, _, head_width] = queries.dims();
+    let scores = queries.matmul(keys.transpose()).cast(DType::F32) / (head_width as f64).sqrt();
+    let scores = match hidden {
+        Some(hidden) => scores.mask_fill(hidden, f32::NEG_INFINITY),
+        None => scores,
+    };
+    softmax(scores, 3).cast(dtype).matmul(values)
 }
 
 /// Two layers with an exact GELU between them.
@@ -81,7 +103,7 @@ impl Mlp {
     /// # Shapes
     /// - `tokens`, output: `[batch, tokens, width]`
     pub fn forward(&self, tokens: Tensor<3>) -> Tensor<3> {
-        self.fc2.forward(gelu(self.fc1.forward(tokens)))
+        through(&self.fc2, gelu(through(&self.fc1, tokens)))
     }
 }
 
@@ -115,12 +137,22 @@ impl Block {
     /// - `tokens`, output: `[batch, tokens, width]`
     /// - `hidden`: `[batch, 1, 1, tokens]`, true where a token is padding
     pub fn forward(&self, tokens: Tensor<3>, hidden: Option<&Tensor<4, Bool>>) -> Tensor<3> {
-        let tokens = tokens.clone() + self.attention.forward(self.norm1.forward(tokens), hidden);
-        tokens.clone() + self.mlp.forward(self.norm2.forward(tokens))
+        let dtype = tokens.dtype();
+        let tokens = tokens.clone() + self.attention.forward(self.norm1.forward(tokens), hidden).cast(dtype);
+        tokens.clone() + self.mlp.forward(self.norm2.forward(tokens)).cast(dtype)
     }
 
     /// What its attention weighs the tokens with, as in [`Attention::weights`].
     pub fn weights(&self, tokens: Tensor<3>) -> Tensor<4> {
         self.attention.weights(self.norm1.forward(tokens))
+    }
+}
+
+/// Two norms, attention and an MLP of two layers each.
+impl Piece<3, 13> for Block {
+    type Beside = Option<Tensor<4, Bool>>;
+
+    fn through(&self, tokens: Tensor<3>, hidden: &Self::Beside) -> Tensor<3> {
+        self.forward(tokens, hidden.as_ref())
     }
 }

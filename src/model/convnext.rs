@@ -9,10 +9,12 @@ use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
+use super::again::{self, Piece};
 use super::attention::{Mlp, layer_norm};
 use super::fused::{self, KERNEL, LayerNorm};
 use super::init::WeightInit;
 use super::patch::patches;
+use super::precision::through;
 
 /// The MLP's hidden layer is four times as wide (section 2.4).
 pub const EXPANSION: usize = 4;
@@ -126,6 +128,7 @@ impl ConvNextConfig {
             stages: self.stages().map(stage).collect(),
             norm: layer_norm(self.width(), device),
             stride: self.stem,
+            recompute: false,
         }
     }
 }
@@ -146,6 +149,8 @@ pub struct ConvNext {
     pub stages: Vec<Stage>,
     pub norm: LayerNorm,
     pub stride: usize,
+    /// Whether blocks keep nothing for the backward pass but what comes in.
+    pub recompute: bool,
 }
 
 impl ConvNext {
@@ -176,10 +181,10 @@ impl ConvNext {
         let [batch, _, rows, columns] = images.dims();
         let [rows, columns] = [rows, columns].map(|side| side / self.stride);
         let images = images.narrow(2, 0, rows * self.stride).narrow(3, 0, columns * self.stride);
-        let tokens = self.stem_norm.forward(self.stem.forward(patches(images, self.stride)));
+        let tokens = self.stem_norm.forward(through(&self.stem, patches(images, self.stride)));
         let [_, _, width] = tokens.dims();
         let map = tokens.reshape([batch, rows, columns, width]);
-        self.stages.iter().fold(map, |map, stage| stage.forward(map)).flatten(1, 2)
+        self.stages.iter().fold(map, |map, stage| stage.forward(map, self.recompute)).flatten(1, 2)
     }
 }
 
@@ -194,12 +199,12 @@ impl Stage {
     /// # Shapes
     /// - `map`: `[batch, rows, columns, inputs]`
     /// - output: `[batch, rows, columns, width]`, with half the rows and columns where there is a reduction
-    fn forward(&self, map: Tensor<4>) -> Tensor<4> {
+    fn forward(&self, map: Tensor<4>, recompute: bool) -> Tensor<4> {
         let map = match &self.reduction {
             Some(reduction) => reduction.forward(map),
             None => map,
         };
-        self.blocks.iter().fold(map, |map, block| block.forward(map))
+        self.blocks.iter().fold(map, |map, block| again::pass(block, map, &(), recompute))
     }
 }
 
@@ -227,7 +232,8 @@ impl Reduction {
             .reshape([batch, rows, REDUCTION, columns, REDUCTION, width])
             .swap_dims(2, 3)
             .reshape([batch, rows, columns, REDUCTION * REDUCTION * width]);
-        self.projection.forward(squares)
+        let dtype = squares.dtype();
+        through(&self.projection, squares).cast(dtype)
     }
 }
 
@@ -256,8 +262,17 @@ impl ConvNextBlock {
     fn forward(&self, map: Tensor<4>) -> Tensor<4> {
         let shape = map.dims();
         let tokens = self.norm.forward(self.depthwise.forward(map.clone()));
-        let change = self.mlp.forward(tokens.flatten(1, 2)).reshape(shape);
+        let change = self.mlp.forward(tokens.flatten(1, 2)).cast(map.dtype()).reshape(shape);
         map + change * self.layer_scale.val().unsqueeze()
+    }
+}
+
+/// A convolution, a norm, an MLP of two layers, and the layer's scale.
+impl Piece<4, 10> for ConvNextBlock {
+    type Beside = ();
+
+    fn through(&self, map: Tensor<4>, (): &()) -> Tensor<4> {
+        self.forward(map)
     }
 }
 
@@ -278,8 +293,10 @@ impl Depthwise {
     /// # Shapes
     /// - `map`, output: `[batch, rows, columns, width]`
     pub fn forward(&self, map: Tensor<4>) -> Tensor<4> {
+        let dtype = map.dtype();
+        let map = map.cast(self.weight.val().dtype());
         let at_once = fused::depthwise(&map, self.weight.val(), self.bias.val());
-        at_once.unwrap_or_else(|| self.by_convolution(map))
+        at_once.unwrap_or_else(|| self.by_convolution(map)).cast(dtype)
     }
 
     fn by_convolution(&self, map: Tensor<4>) -> Tensor<4> {

@@ -7,13 +7,14 @@ mod block;
 
 use burn::module::{Module, Param};
 use burn::nn::Linear;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::attention::layer_norm;
 use super::fused::LayerNorm;
 use super::init::WeightInit;
 use super::patch::{Choice, patches, positions};
+use super::precision::through;
 use super::predictor::Table;
 
 pub use block::{EnergyAttention, EnergyBlock, EnergyBlockConfig, EnergyMemory, Memory};
@@ -122,7 +123,7 @@ impl EnergyTransformer {
             Some(choice) => (choice.take(patches), choice.take_shared(self.positions.val())),
             None => (patches, self.positions.val().unsqueeze()),
         };
-        self.patch_embed.forward(patches) + positions
+        through(&self.patch_embed, patches).cast(positions.dtype()) + positions
     }
 }
 
@@ -196,8 +197,9 @@ impl EnergyPredictor {
         let [_, seen, _] = encoded.dims();
         let [_, target] = targets.dims();
         let table = Table { positions: self.positions.val(), mask_token: self.mask_token.val() };
-        let (tokens, real) = table.sequences(self.embed.forward(encoded), context, targets);
+        let known = through(&self.embed, encoded).cast(DType::F32);
+        let (tokens, real) = table.sequences(known, context, targets);
         let tokens = self.block.forward(tokens, real);
-        self.projection.forward(self.norm.forward(tokens.narrow(1, seen, target)))
+        through(&self.projection, self.norm.forward(tokens.narrow(1, seen, target))).cast(DType::F32)
     }
 }

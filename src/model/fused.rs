@@ -58,10 +58,13 @@ impl LayerNorm {
         Self { gamma: filled(1.0), beta: filled(0.0), epsilon }
     }
 
+    /// In the precision of its scale, whatever that of the rows is.
+    ///
     /// # Shapes
     /// - `rows`, output: `[..., width]`
     pub fn forward<const D: usize>(&self, rows: Tensor<D>) -> Tensor<D> {
         let (scale, shift) = (self.gamma.val(), self.beta.val());
+        let rows = rows.cast(scale.dtype());
         assert_eq!(rows.dims()[D - 1..], scale.dims(), "a norm of another width");
         if on_cpu(&rows) && scale.dims() != [0] {
             let [rows, scale, shift] = [rows.into_dispatch(), scale.into_dispatch(), shift.into_dispatch()];

@@ -137,6 +137,15 @@ impl Encoder {
         }
     }
 
+    /// Has blocks keep nothing for the backward pass but what comes in: less memory, and a second way forward.
+    pub fn recompute(&mut self) {
+        match self {
+            Self::Vit(encoder) => encoder.recompute = true,
+            Self::Energy(encoder) => encoder.block.recompute = true,
+            Self::ConvNext(encoder) => encoder.recompute = true,
+        }
+    }
+
     /// One vector an image, as it is scored: the mean of the encoded patches; of a ConvNeXt, what its classifier sees.
     ///
     /// # Shapes
@@ -259,6 +268,14 @@ pub enum PatchPredictor {
 }
 
 impl PatchPredictor {
+    /// As [`Encoder::recompute`].
+    pub fn recompute(&mut self) {
+        match self {
+            Self::Vit(predictor) => predictor.recompute = true,
+            Self::Energy(predictor) => predictor.block.recompute = true,
+        }
+    }
+
     /// # Shapes
     /// - `encoded`: `[batch, context, features]`
     /// - `context`: the patches that `encoded` holds

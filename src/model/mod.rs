@@ -6,6 +6,9 @@
 pub mod init;
 pub mod patch;
 pub mod fused;
+pub mod precision;
+pub mod recorded;
+pub mod again;
 pub mod attention;
 pub mod vit;
 pub mod convnext;
@@ -21,6 +24,7 @@ pub use energy::{EnergyConfig, EnergyPredictor, EnergyPredictorConfig, EnergyTra
 pub use init::{FirstWeights, WeightInit};
 pub use kinds::{Encoder, EncoderConfig, PatchPredictor, PatchPredictorConfig, Seen};
 pub use patch::{Choice, Lookup};
+pub use precision::Precision;
 pub use predictor::{Predictor, PredictorConfig};
 pub use shift::{Projector, ProjectorConfig, ShiftPredictorConfig, ShiftReaderConfig};
 pub use vit::{Vit, VitConfig, VitSize};

@@ -2,13 +2,15 @@
 
 use burn::module::{Module, Param};
 use burn::nn::Linear;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
+use super::again;
 use super::attention::{Block, block_parameters, layer_norm};
 use super::fused::LayerNorm;
 use super::init::WeightInit;
 use super::patch::{Choice, hidden_keys, positions};
+use super::precision::through;
 
 /// What a predictor is built from.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -43,6 +45,7 @@ impl PredictorConfig {
             blocks: (0..self.depth).map(|_| block(init)).collect(),
             norm: layer_norm(self.width, device),
             projection: init.linear(self.width, features, device),
+            recompute: false,
         }
     }
 }
@@ -57,6 +60,8 @@ pub struct Predictor {
     pub blocks: Vec<Block>,
     pub norm: LayerNorm,
     pub projection: Linear,
+    /// Whether blocks keep nothing for the backward pass but what comes in.
+    pub recompute: bool,
 }
 
 impl Predictor {
@@ -71,10 +76,12 @@ impl Predictor {
         let [_, seen, _] = encoded.dims();
         let [_, target] = targets.dims();
         let table = Table { positions: self.positions.val(), mask_token: self.mask_token.val() };
-        let (tokens, real) = table.sequences(self.embed.forward(encoded), context, targets);
+        let known = through(&self.embed, encoded).cast(DType::F32);
+        let (tokens, real) = table.sequences(known, context, targets);
         let hidden = real.map(hidden_keys);
-        let tokens = self.blocks.iter().fold(tokens, |tokens, block| block.forward(tokens, hidden.as_ref()));
-        self.projection.forward(self.norm.forward(tokens.narrow(1, seen, target)))
+        let pass = |tokens, block| again::pass(block, tokens, &hidden, self.recompute);
+        let tokens = self.blocks.iter().fold(tokens, pass);
+        through(&self.projection, self.norm.forward(tokens.narrow(1, seen, target))).cast(DType::F32)
     }
 }
 

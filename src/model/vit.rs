@@ -5,10 +5,12 @@ use burn::nn::Linear;
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
+use super::again;
 use super::attention::{Block, block_parameters, layer_norm};
 use super::fused::LayerNorm;
 use super::init::WeightInit;
 use super::patch::{Choice, hidden_keys, patches, positions};
+use super::precision::through;
 
 /// The usual sizes (Dosovitskiy et al. 2021, table 1; DeiT for tiny and small; Zhai et al. 2022 for giant).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,6 +79,7 @@ impl VitConfig {
             blocks: (0..self.depth).map(|_| block(init)).collect(),
             norm: layer_norm(self.width, device),
             patch: self.patch,
+            recompute: false,
         }
     }
 }
@@ -90,6 +93,8 @@ pub struct Vit {
     pub blocks: Vec<Block>,
     pub norm: LayerNorm,
     pub patch: usize,
+    /// Whether blocks keep nothing for the backward pass but what comes in.
+    pub recompute: bool,
 }
 
 impl Vit {
@@ -100,7 +105,8 @@ impl Vit {
     pub fn forward(&self, images: Tensor<4>, choice: Option<&Choice>) -> Tensor<3> {
         let hidden = choice.and_then(Choice::real).map(hidden_keys);
         let tokens = self.tokens(images, choice);
-        let tokens = self.blocks.iter().fold(tokens, |tokens, block| block.forward(tokens, hidden.as_ref()));
+        let pass = |tokens, block| again::pass(block, tokens, &hidden, self.recompute);
+        let tokens = self.blocks.iter().fold(tokens, pass);
         self.norm.forward(tokens)
     }
 
@@ -141,6 +147,6 @@ impl Vit {
             Some(choice) => (choice.take(patches), choice.take_shared(self.positions.val())),
             None => (patches, self.positions.val().unsqueeze()),
         };
-        self.patch_embed.forward(patches) + positions
+        through(&self.patch_embed, patches).cast(positions.dtype()) + positions
     }
 }

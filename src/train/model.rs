@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::shift::{SaccadeUnit, ShiftPredictor, ShiftReader};
 use crate::model::weights::SKIP_VARIANTS;
 use crate::model::{
-    Encoder, EncoderConfig, FirstWeights, PatchPredictor, PatchPredictorConfig, Projector, ProjectorConfig,
+    Encoder, EncoderConfig, FirstWeights, PatchPredictor, PatchPredictorConfig, Precision, Projector, ProjectorConfig,
     ShiftPredictorConfig, ShiftReaderConfig, WeightInit,
 };
 use crate::objective::masked::MaskedWeights;
@@ -99,6 +99,26 @@ pub struct Model {
     pub encoder: Encoder,
     pub projector: Option<Projector>,
     pub predictor: Head,
+}
+
+impl Model {
+    /// As [`Encoder::recompute`], with the predictor of patches.
+    pub fn recompute(&mut self) {
+        self.encoder.recompute();
+        if let Head::Patches(predictor) = &mut self.predictor {
+            predictor.recompute();
+        }
+    }
+
+    /// What a step computes with. Predictors of whole views and projectors stay as they are: theirs are a small share of
+    /// a step's products.
+    pub fn in_precision(&self, precision: Precision) -> Self {
+        let predictor = match &self.predictor {
+            Head::Patches(predictor) => Head::Patches(precision.of(predictor)),
+            Head::Told(_) | Head::Read(_) => self.predictor.clone(),
+        };
+        Self { encoder: precision.of(&self.encoder), projector: self.projector.clone(), predictor }
+    }
 }
 
 /// A predictor, by what it predicts.

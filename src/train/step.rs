@@ -18,7 +18,7 @@ use super::saccade::{self, Target, Views};
 use super::schedule::Schedules;
 use super::upload::DeviceBatch;
 use crate::model::weights::{self, Weights, WeightsError};
-use crate::model::{Encoder, Projector};
+use crate::model::{Encoder, Precision, Projector};
 
 /// What the names of the online probe's arrays begin with.
 pub const PROBE: &str = "probe.";
@@ -28,6 +28,10 @@ pub const PROBE: &str = "probe.";
 pub struct StepConfig {
     /// Micro-batches whose gradients make one update.
     pub accumulate: usize,
+    /// What matrix products are computed in.
+    pub precision: Precision,
+    /// Whether blocks are computed again for the backward pass instead of being kept.
+    pub recompute: bool,
     /// The norm that gradients are scaled down to, if any.
     pub clip_norm: Option<f64>,
     pub loss: Loss,
@@ -83,7 +87,10 @@ pub struct TrainerState {
 
 impl Trainer {
     /// `model` lives on the recording twin of the device (`Device::autodiff`); the target encoder begins as its copy.
-    pub fn new(model: Model, config: StepConfig) -> Self {
+    pub fn new(mut model: Model, config: StepConfig) -> Self {
+        if config.recompute {
+            model.recompute();
+        }
         let (target, target_projector) = (model.encoder.valid(), model.projector.valid());
         Self { model, target, target_projector, optimizer: AdamW::new(), probe: None, config }
     }
@@ -158,9 +165,10 @@ impl Trainer {
     pub fn backward(&self, batch: &DeviceBatch) -> Option<Backward> {
         let [samples, _, _, _] = batch.images.dims();
         let each = samples.div_ceil(self.config.accumulate).max(1);
+        let target = self.config.precision.of(&self.target);
         let mut total: Option<Backward> = None;
         for first in (0..samples).step_by(each) {
-            let Part { loss, terms, outputs } = self.part(batch, first..samples.min(first + each))?;
+            let Part { loss, terms, outputs } = self.part(batch, first..samples.min(first + each), &target)?;
             let gradients = Gradients::of(&loss, &self.model);
             let part = Backward { loss: loss.inner(), terms, gradients, outputs };
             match &mut total {
@@ -172,21 +180,22 @@ impl Trainer {
     }
 
     /// What the objective makes of some of a batch's samples.
-    fn part(&self, batch: &DeviceBatch, samples: Range<usize>) -> Option<Part> {
+    fn part(&self, batch: &DeviceBatch, samples: Range<usize>, target: &Encoder) -> Option<Part> {
+        let model = self.model.in_precision(self.config.precision);
         let images = batch.images.clone().narrow(0, samples.start, samples.len());
         let share = samples.len() as f64 / batch.samples.len() as f64;
-        let target = Target { encoder: &self.target, projector: self.target_projector.as_ref() };
+        let target = Target { encoder: target, projector: self.target_projector.as_ref() };
         let views = |first| Some(Views { first, pair: batch.pair.as_ref()?, samples: samples.clone(), share });
-        match (&self.model.predictor, &self.config.loss) {
+        match (&model.predictor, &self.config.loss) {
             (Head::Patches(predictor), Loss::Masked(weights)) => {
                 let masks = batch.masks.as_ref()?;
-                Some(masked::part(&self.model.encoder, predictor, &self.target, images, masks, &samples, weights))
+                Some(masked::part(&model.encoder, predictor, target.encoder, images, masks, &samples, weights))
             }
             (Head::Told(predictor), Loss::Told(weights)) => {
-                saccade::told(&self.model, predictor, target, views(images)?, weights)
+                saccade::told(&model, predictor, target, views(images)?, weights)
             }
             (Head::Read(reader), Loss::Read { weights, unit }) => {
-                saccade::read(&self.model, reader, target, views(images)?, weights, *unit)
+                saccade::read(&model, reader, target, views(images)?, weights, *unit)
             }
             _ => None,
         }

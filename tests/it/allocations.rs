@@ -20,6 +20,7 @@ thread_local! {
 pub struct Account {
     allocations: AtomicU64,
     bytes: AtomicI64,
+    most_bytes: AtomicI64,
 }
 
 impl Account {
@@ -46,11 +47,17 @@ impl Account {
     pub fn bytes(&self) -> i64 {
         self.bytes.load(Relaxed)
     }
+
+    /// The most that there ever were of them.
+    pub fn most_bytes(&self) -> i64 {
+        self.most_bytes.load(Relaxed)
+    }
 }
 
 fn count(bytes: i64, allocates: bool) {
     let Some(account) = ACCOUNT.get() else { return };
-    account.bytes.fetch_add(bytes, Relaxed);
+    let held = account.bytes.fetch_add(bytes, Relaxed) + bytes;
+    account.most_bytes.fetch_max(held, Relaxed);
     if allocates && !PAUSED.get() {
         account.allocations.fetch_add(1, Relaxed);
     }

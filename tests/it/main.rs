@@ -35,6 +35,8 @@ mod pipeline;
 mod references;
 // Operations in one pass against the tensor library's.
 mod fused;
+// The step in bfloat16, and with blocks that are gone through again.
+mod steps;
 // The Energy Transformer against its reference, and its laws.
 mod energy;
 // Predictors between two views, and the terms of their loss.

@@ -7,7 +7,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use saccade::checkpoint::read_arrays;
 use saccade::model::weights::{self, Array, Weights};
 use saccade::model::{
-    Choice, EncoderConfig, FirstWeights, Lookup, PatchPredictorConfig, PredictorConfig, VitConfig, WeightInit,
+    Choice, EncoderConfig, FirstWeights, Lookup, PatchPredictorConfig, Precision, PredictorConfig, VitConfig, WeightInit,
 };
 use saccade::objective::masked::MaskedWeights;
 use saccade::train::masked::wanted;
@@ -192,6 +192,8 @@ impl AuthorsRun {
             model,
             StepConfig {
                 accumulate,
+                precision: Precision::F32,
+                recompute: false,
                 clip_norm: None,
                 loss: Loss::Masked(MaskedWeights::default()),
                 schedules,

@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use burn::module::{Module, Param};
 use burn::tensor::activation::relu;
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
+use crate::model::again::{self, Piece};
 use crate::model::fused::{LayerNorm, can_draw, draw, exponential};
 use crate::model::init::WeightInit;
 
@@ -74,6 +75,7 @@ impl EnergyBlockConfig {
             },
             iterations: self.iterations,
             step_size: self.step_size,
+            recompute: false,
         }
     }
 }
@@ -89,6 +91,8 @@ pub struct EnergyBlock {
     pub memory: EnergyMemory,
     pub iterations: usize,
     pub step_size: f64,
+    /// Whether iterations keep nothing for the backward pass but what comes in.
+    pub recompute: bool,
 }
 
 /// Energy `-Σ_heads (1/β) Σ_queries logsumexp_keys(β q·k)`: the better other tokens answer a token, the lower.
@@ -120,6 +124,10 @@ impl EnergyBlock {
     /// - `tokens`, output: `[batch, tokens, width]`
     /// - `real`: `[batch, tokens]`, 0 at padding; `None` when every token is real
     pub fn forward(&self, tokens: Tensor<3>, real: Option<Tensor<2>>) -> Tensor<3> {
+        if self.recompute && tokens.is_autodiff() {
+            let once = Self { iterations: 1, recompute: false, ..self.clone() };
+            return (0..self.iterations).fold(tokens, |tokens, _| again::pass(&once, tokens, &real, true));
+        }
         let shape = tokens.dims();
         let slope = Slope::new(self, shape, real, self.step_size, &tokens);
         let descend = |tokens: Tensor<2>, _| tokens.clone() + slope.down(self.norm.forward(tokens));
@@ -182,11 +190,25 @@ impl EnergyBlock {
     }
 }
 
+/// A norm, queries, keys and memories, and two inverse temperatures.
+impl Piece<3, 8> for EnergyBlock {
+    type Beside = Option<Tensor<2>>;
+
+    fn through(&self, tokens: Tensor<3>, real: &Self::Beside) -> Tensor<3> {
+        self.forward(tokens, real.clone())
+    }
+}
+
 /// A block made ready for one batch: what all iterations share.
 struct Slope<'a> {
     block: &'a EnergyBlock,
     shape: [usize; 3],
     heads: usize,
+    /// What matrix products are computed in; all else has 32 bits.
+    products: DType,
+    /// `[width, heads · head_width]`
+    queries: Tensor<2>,
+    keys: Tensor<2>,
     /// Each head's inverse temperature, once for each of its features: `[1, heads · head_width]`.
     sharpness: Tensor<2>,
     /// `[width, memories]`, times the inverse temperature.
@@ -266,14 +288,17 @@ impl<'a> Slope<'a> {
         let [heads] = attention.beta.dims();
         let [_, inner] = attention.queries.dims();
         let back = |weights: Tensor<2>| weights.transpose() * step_size;
-        let excite = memory.patterns.val() * memory.beta.val().unsqueeze();
+        let products = attention.queries.val().dtype();
+        let [queries, keys, patterns] =
+            [&attention.queries, &attention.keys, &memory.patterns].map(|weights| weights.val().cast(DType::F32));
+        let excite = patterns.clone() * memory.beta.val().unsqueeze();
         let from_memories = match memory.kind {
             Memory::Relu => back(excite.clone()),
-            Memory::Softmax => back(memory.patterns.val()),
+            Memory::Softmax => back(patterns),
         };
         let [_, count, _] = shape;
-        let pair = can_draw(tokens, count).then(|| {
-            let weights = Tensor::cat(vec![attention.queries.val(), attention.keys.val()], 1);
+        let pair = (products == DType::F32 && can_draw(tokens, count)).then(|| {
+            let weights = Tensor::cat(vec![queries.clone(), keys.clone()], 1);
             let real = real.as_ref().map_or_else(Vec::new, |real| real.clone().into_data().iter::<f32>().collect());
             Pair { back: back(weights.clone()), weights, real: real.into() }
         });
@@ -284,8 +309,11 @@ impl<'a> Slope<'a> {
             sharpness: attention.beta.val().reshape([heads, 1]).repeat_dim(1, inner / heads).reshape([1, inner]),
             excite,
             pair,
-            from_queries: back(attention.queries.val()),
-            from_keys: back(attention.keys.val()),
+            from_queries: back(queries.clone()),
+            from_keys: back(keys.clone()),
+            queries,
+            keys,
+            products,
             from_memories,
             padding: real.map(|real| Padding::new(real.cast(tokens.dtype()))),
         }
@@ -306,6 +334,10 @@ impl<'a> Slope<'a> {
         let [_, inner] = features.dims();
         let drawn = draw(features.reshape([batch, count, inner]), self.block.attention.beta.val(), &pair.real);
         drawn.reshape([batch * count, inner]).matmul(pair.back.clone())
+    }
+
+    fn product<const D: usize>(&self, left: Tensor<D>, right: Tensor<D>) -> Tensor<D> {
+        left.cast(self.products).matmul(right.cast(self.products)).cast(DType::F32)
     }
 
     fn only_real(&self, down: Tensor<2>) -> Tensor<2> {
@@ -330,24 +362,23 @@ impl<'a> Slope<'a> {
     /// Dividing the queries and the result by the sums, instead of the weights, spares passes over the largest tensor.
     fn attend(&self, scored: Scored) -> (Tensor<2>, LogSumExp<4>) {
         let Scored { weights, sums, features: [queries, keys] } = scored;
-        let found = weights.clone().matmul(keys) / sums.sum.clone();
+        let found = self.product(weights.clone(), keys) / sums.sum.clone();
         let finders = queries / sums.sum.clone();
         let finders = match &self.padding {
             Some(padding) => finders * padding.queries.clone(),
             None => finders,
         };
-        let finders = weights.transpose().matmul(finders);
+        let finders = self.product(weights.transpose(), finders);
 
-        let by_query = self.joined(found).matmul(self.from_queries.clone());
-        (by_query + self.joined(finders).matmul(self.from_keys.clone()), sums)
+        let by_query = self.product(self.joined(found), self.from_queries.clone());
+        (by_query + self.product(self.joined(finders), self.from_keys.clone()), sums)
     }
 
     fn weights(&self, tokens: Tensor<2>) -> Scored {
-        let attention = &self.block.attention;
-        let queries = tokens.clone().matmul(attention.queries.val());
+        let queries = self.product(tokens.clone(), self.queries.clone());
         let sharp = self.by_head(queries.clone() * self.sharpness.clone());
-        let (queries, keys) = (self.by_head(queries), self.by_head(tokens.matmul(attention.keys.val())));
-        let scores = sharp.matmul(keys.clone().transpose());
+        let (queries, keys) = (self.by_head(queries), self.by_head(self.product(tokens, self.keys.clone())));
+        let scores = self.product(sharp, keys.clone().transpose());
         let scores = match &self.padding {
             Some(padding) => scores + padding.hidden_keys.clone(),
             None => scores,
@@ -358,15 +389,15 @@ impl<'a> Slope<'a> {
 
     /// Tokens go where the memories are that they excite.
     fn remember(&self, tokens: Tensor<2>) -> (Tensor<2>, Excited) {
-        let excited = tokens.matmul(self.excite.clone());
+        let excited = self.product(tokens, self.excite.clone());
         match self.block.memory.kind {
             Memory::Relu => {
                 let excited = relu(excited);
-                (excited.clone().matmul(self.from_memories.clone()), Excited::Relu(excited))
+                (self.product(excited.clone(), self.from_memories.clone()), Excited::Relu(excited))
             }
             Memory::Softmax => {
                 let (weights, sums) = exponentials(excited);
-                (weights.matmul(self.from_memories.clone()) / sums.sum.clone(), Excited::Softmax(sums))
+                (self.product(weights, self.from_memories.clone()) / sums.sum.clone(), Excited::Softmax(sums))
             }
         }
     }

@@ -1,0 +1,84 @@
+//! What matrix products and convolutions are computed in: 32-bit numbers, or bfloat16 as PyTorch's autocast does it.
+//!
+//! The weights that are trained stay in 32 bits. Where a step computes in bfloat16 it works with copies of those weights
+//! that are made anew each time, through which gradients flow back into 32 bits. Tokens between blocks, norms, softmax
+//! and objectives have 32 bits either way.
+
+use burn::module::{Module, ModuleMapper, Param};
+use burn::nn::Linear;
+use burn::tensor::{DType, Tensor};
+use serde::{Deserialize, Serialize};
+
+/// The `train.precision` key of a pipeline file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Precision {
+    #[default]
+    F32,
+    Bf16,
+}
+
+impl Precision {
+    pub fn is_f32(&self) -> bool {
+        *self == Self::F32
+    }
+
+    /// The module to compute with. What gradients its weights get goes to those of `module`.
+    pub fn of<M: Module>(self, module: &M) -> M {
+        match self {
+            Self::F32 => module.clone(),
+            Self::Bf16 => module.clone().map(&mut Halve { containers: Vec::new() }),
+        }
+    }
+}
+
+/// Copies the factors of products into bfloat16: matrices, kernels, and what is added to a product at once.
+struct Halve {
+    /// Types of the modules around a parameter, the innermost last.
+    containers: Vec<Container>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Container {
+    /// All of it belongs to products.
+    Product,
+    /// Its matrices do, its vectors do not.
+    Energy,
+    Other,
+}
+
+impl ModuleMapper for Halve {
+    fn enter_module(&mut self, _: &str, container_type: &str) {
+        self.containers.push(match container_type {
+            "Struct:Linear" | "Struct:Depthwise" => Container::Product,
+            "Struct:EnergyAttention" | "Struct:EnergyMemory" => Container::Energy,
+            _ => Container::Other,
+        });
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.containers.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let is_factor = match self.containers.last() {
+            Some(Container::Product) => true,
+            Some(Container::Energy) => D > 1,
+            Some(Container::Other) | None => false,
+        };
+        if !is_factor {
+            return param;
+        }
+        let (id, tensor, _) = param.consume();
+        Param::initialized(id, tensor.cast(DType::BF16))
+    }
+}
+
+/// Through a layer, in the precision of its weights.
+///
+/// # Shapes
+/// - `tokens`: `[..., inputs]`
+/// - output: `[..., outputs]`
+pub fn through<const D: usize>(layer: &Linear, tokens: Tensor<D>) -> Tensor<D> {
+    layer.forward(tokens.cast(layer.weight.val().dtype()))
+}

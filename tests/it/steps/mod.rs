@@ -1,0 +1,213 @@
+//! One training step, computed in other ways: in bfloat16, with blocks gone through again, on a share of a batch each.
+
+mod precision;
+mod recompute;
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::{Device, Tensor, TensorData};
+use saccade::draws::{Draws, Purpose};
+use saccade::model::shift::SaccadeUnit;
+use saccade::model::{
+    Choice, ConvNextConfig, EncoderConfig, EnergyConfig, EnergyPredictorConfig, FirstWeights, Lookup, Memory,
+    PatchPredictorConfig, Precision, PredictorConfig, ProjectorConfig, ShiftPredictorConfig, ShiftReaderConfig,
+    VitConfig,
+};
+use saccade::objective::masked::MaskedWeights;
+use saccade::objective::saccade::{ReadWeights, SaccadeWeights};
+use saccade::pipeline::saccade::Saccade;
+use saccade::train::model::{Loss, Model};
+use saccade::train::optimizer::Gradients;
+use saccade::train::step::StepConfig;
+use saccade::train::upload::{DeviceBatch, DeviceMasks, DevicePair};
+use saccade::train::{HeadConfig, ModelConfig, Schedules, Trainer};
+
+const BATCH: usize = 8;
+const SIDE: usize = 16;
+/// Patches a side, and of a sample: those of its context, and of each of two target blocks.
+const GRID: usize = 4;
+const CONTEXT: usize = 8;
+const TARGET: usize = 3;
+
+/// Every kind of model that can be trained, with an objective that it is trained by.
+fn kinds() -> Vec<(&'static str, ModelConfig, Loss)> {
+    let vit = VitConfig::free(SIDE, SIDE / GRID, 32, 2, 2);
+    let energy = |memory| EnergyConfig {
+        image: SIDE,
+        patch: SIDE / GRID,
+        width: 32,
+        heads: 2,
+        head_width: 12,
+        memories: 64,
+        memory,
+        iterations: 3,
+        step_size: 0.5,
+    };
+    let energy_predictor = |memory| EnergyPredictorConfig {
+        width: 16,
+        heads: 2,
+        head_width: 8,
+        memories: 32,
+        memory,
+        iterations: 2,
+        step_size: 0.5,
+    };
+    let convnext =
+        ConvNextConfig { image: SIDE, stem: 4, depths: [1, 2, 0, 0], widths: [16, 32, 0, 0], layer_scale: 0.1 };
+    let told = Loss::Told(SaccadeWeights { prediction: 1.0, cycle: 0.5, variance: 0.5, covariance: 0.1 });
+    let weights = ReadWeights { direction: 1.0, magnitude: 1.0, rotation: 1.0, variance: 0.5, covariance: 0.1 };
+    let read = Loss::Read { weights, unit: SaccadeUnit::new(0.3, 0.2) };
+    let masked = Loss::Masked(MaskedWeights { variance: 0.1, covariance: 0.1 });
+    let patches = |encoder, predictor| ModelConfig { encoder, projector: None, predictor: HeadConfig::Patches(predictor) };
+    let views = |encoder, predictor| ModelConfig {
+        encoder,
+        projector: Some(ProjectorConfig { hidden: 32, layers: 2, width: 24 }),
+        predictor,
+    };
+    let transformer = ShiftPredictorConfig::Transformer { tokens: 4, width: 16, depth: 1, heads: 2 };
+    vec![
+        ("vit", patches(EncoderConfig::Vit(vit), PatchPredictorConfig::Vit(PredictorConfig::new(16, 2, 2))), masked),
+        (
+            "energy with softmax memory",
+            patches(
+                EncoderConfig::Energy(energy(Memory::Softmax)),
+                PatchPredictorConfig::Energy(energy_predictor(Memory::Softmax)),
+            ),
+            masked,
+        ),
+        (
+            "energy with relu memory",
+            patches(
+                EncoderConfig::Energy(energy(Memory::Relu)),
+                PatchPredictorConfig::Energy(energy_predictor(Memory::Relu)),
+            ),
+            masked,
+        ),
+        ("vit told the saccade", views(EncoderConfig::Vit(vit), HeadConfig::Told(transformer)), told),
+        (
+            "convnext told the saccade",
+            views(
+                EncoderConfig::ConvNext(convnext),
+                HeadConfig::Told(ShiftPredictorConfig::Mlp { hidden: 32, layers: 2 }),
+            ),
+            told,
+        ),
+        (
+            "convnext that reads the saccade",
+            views(EncoderConfig::ConvNext(convnext), HeadConfig::Read(ShiftReaderConfig { hidden: 32, layers: 2 })),
+            read,
+        ),
+    ]
+}
+
+/// How a step of these tests is made, but for what each of them is about.
+fn config(loss: Loss) -> StepConfig {
+    let schedules = Schedules {
+        start_learning_rate: 0.0005,
+        peak_learning_rate: 0.002,
+        final_learning_rate: 0.0005,
+        warmup_steps: 20,
+        steps: 240,
+        weight_decay: [0.04; 2],
+        ema_decay: [0.99, 1.0],
+    };
+    StepConfig {
+        accumulate: 1,
+        precision: Precision::F32,
+        recompute: false,
+        clip_norm: None,
+        loss,
+        schedules,
+        probe: None,
+    }
+}
+
+fn trainer(models: &ModelConfig, config: StepConfig) -> Trainer {
+    Trainer::new(models.init(5, FirstWeights::Published, &Device::flex().autodiff()), config)
+}
+
+/// A batch for any objective. With `padded` some of the places of its masks are padding.
+fn batch(step: u64, padded: bool) -> DeviceBatch {
+    batch_of(BATCH, step, padded)
+}
+
+fn batch_of(samples: usize, step: u64, padded: bool) -> DeviceBatch {
+    let device = Device::flex();
+    let (mut context, mut targets) = (Vec::new(), Vec::new());
+    let (mut is_context, mut is_target) = (Vec::new(), Vec::new());
+    for sample in 0..samples as u64 {
+        let mut patches: Vec<u32> = (0..(GRID * GRID) as u32).collect();
+        Draws::new(9, step, sample, Purpose::Masks).shuffle(&mut patches);
+        context.extend_from_slice(&patches[..CONTEXT]);
+        targets.extend_from_slice(&patches[CONTEXT..CONTEXT + 2 * TARGET]);
+        let real = |place: usize| !padded || place < 1 + sample as usize;
+        is_context.extend((0..CONTEXT).map(real));
+        is_target.extend((0..2 * TARGET).map(|place| real(place % TARGET)));
+    }
+    let choice = |indices: &[u32], real: &[bool]| {
+        Choice::new(indices, real, indices.len() / samples, Lookup::Rows, &device)
+    };
+    let target_patches = is_target.iter().filter(|real| **real).count();
+    let masks = DeviceMasks {
+        context: choice(&context, &is_context),
+        targets: choice(&targets, &is_target),
+        blocks: 2,
+        target_patches,
+    };
+    let saccade = |sample: u64| {
+        let mut draws = Draws::new(10, step, sample, Purpose::Crop);
+        let mut number = || draws.between(-0.2, 0.2) as f32;
+        Saccade { angle: number(), shift: [number(), number()] }
+    };
+    DeviceBatch {
+        step,
+        epoch: 0,
+        samples: (0..samples as u32).collect(),
+        labels: vec![None; samples],
+        images: images(samples, 2 * step, &device),
+        masks: Some(masks),
+        pair: Some(DevicePair {
+            second: images(samples, 2 * step + 1, &device),
+            saccades: (0..samples as u64).map(saccade).collect(),
+        }),
+        quarantined: Vec::new(),
+        counts: Default::default(),
+    }
+}
+
+/// Images of a colour and a wave each.
+fn images(samples: usize, number: u64, device: &Device) -> Tensor<4> {
+    let image = |sample: u64| {
+        let mut draws = Draws::new(11, number, sample, Purpose::Crop);
+        let colour = [draws.normal(), draws.normal(), draws.normal()];
+        let (across, down, start) = (draws.between(-1.0, 1.0), draws.between(-1.0, 1.0), draws.between(0.0, 6.3));
+        let pixel = move |place: usize| {
+            let (row, column) = (place / SIDE % SIDE, place % SIDE);
+            let wave = (start + across * column as f64 + down * row as f64).sin();
+            (colour[place / SIDE / SIDE] * (0.3 + wave)) as f32
+        };
+        (0..3 * SIDE * SIDE).map(pixel)
+    };
+    let pixels: Vec<f32> = (0..samples as u64).flat_map(image).collect();
+    Tensor::from_data(TensorData::new(pixels, [samples, 3, SIDE, SIDE]), device)
+}
+
+fn number(tensor: &Tensor<1>) -> f64 {
+    f64::from(tensor.clone().into_scalar::<f32>())
+}
+
+/// The gradient of each trained parameter, in the module's order, as 32-bit numbers: it must be that.
+fn gradients(model: &Model, found: &Gradients) -> Vec<Vec<f32>> {
+    struct Each<'a>(&'a Gradients, Vec<Vec<f32>>);
+
+    impl ModuleVisitor for Each<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if let Some(gradient) = self.0.get(param.id) {
+                self.1.push(gradient.into_data().try_to_vec::<f32>().unwrap());
+            }
+        }
+    }
+
+    let mut each = Each(found, Vec::new());
+    model.visit(&mut each);
+    each.1
+}
