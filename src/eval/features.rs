@@ -2,6 +2,7 @@
 
 use burn::tensor::Tensor;
 
+use crate::model::{DeviceFailure, numbers};
 use crate::pipeline::PipelineError;
 use crate::train::Uploader;
 use crate::train::upload::DeviceBatch;
@@ -70,8 +71,8 @@ pub fn pixels(images: Tensor<4>) -> Tensor<2> {
 /// Runs all batches through `encode`, and gives the rows of each to `take`.
 ///
 /// # Errors
-/// When the pipeline gives up, or `take` does.
-pub fn for_each<E: From<PipelineError>>(
+/// When the pipeline gives up, the device fails, or `take` does.
+pub fn for_each<E: From<PipelineError> + From<DeviceFailure>>(
     mut batches: Uploader,
     encode: impl Fn(Tensor<4>) -> Tensor<2>,
     mut take: impl FnMut(&Rows) -> Result<(), E>,
@@ -80,8 +81,7 @@ pub fn for_each<E: From<PipelineError>>(
         let DeviceBatch { images, samples, labels, .. } = batch?;
         let encoded = encode(images);
         let [_, width] = encoded.dims();
-        // A device that fails to give its result back has failed altogether; burn panics there as everywhere.
-        let values: Vec<f32> = encoded.into_data().convert::<f32>().iter::<f32>().collect();
+        let values = numbers(encoded)?;
         take(&Rows { values: &values, width, samples: &samples, labels: &labels })?;
     }
     Ok(())

@@ -5,9 +5,10 @@ use burn::nn::Linear;
 use burn::tensor::activation::softmax;
 use burn::tensor::module::attention;
 use burn::tensor::ops::AttentionModuleOptions;
-use burn::tensor::{Bool, DType, Device, Tensor};
+use burn::tensor::{Bool, Device, Tensor};
 
 use super::again::Piece;
+use super::fused::elsewhere::{self, WEIGHT_BYTES};
 use super::fused::{self, LayerNorm, gelu};
 use super::init::WeightInit;
 use super::precision::through;
@@ -43,9 +44,14 @@ impl Attention {
         if let Some(heads) = fused::attention(&all, self.heads, hidden) {
             return through(&self.projection, heads);
         }
+        let is_recorded = all.is_autodiff();
         let [queries, keys, values] = self.apart(all);
-        let mask = hidden.map(|hidden| hidden.clone().expand([batch, self.heads, count, count]));
-        let heads = attend(queries, keys, values, mask);
+        let heads = if is_recorded {
+            elsewhere::attention([queries, keys, values], hidden, WEIGHT_BYTES)
+        } else {
+            let mask = hidden.map(|hidden| hidden.clone().expand([batch, self.heads, count, count]));
+            attention(queries, keys, values, mask, None, AttentionModuleOptions::default())
+        };
         through(&self.projection, heads.swap_dims(1, 2).reshape([batch, count, width]))
     }
 
@@ -66,26 +72,6 @@ impl Attention {
         let all = all.reshape([batch, count, 3, self.heads, width / 3 / self.heads]).permute([2, 0, 3, 1, 4]);
         [0, 1, 2].map(|part| all.clone().narrow(0, part, 1).squeeze_dim::<4>(0))
     }
-}
-
-/// Attention of each head, whose softmax has 32 bits.
-///
-/// # Shapes
-/// - `queries`, `keys`, `values`, output: `[batch, heads, tokens, head_width]`
-/// - `hidden`: `[batch, heads, tokens, tokens]`, true where a key is padding
-fn attend(queries: Tensor<4>, keys: Tensor<4>, values: Tensor<4>, hidden: Option<Tensor<4, Bool>>) -> Tensor<4> {
-    let dtype = queries.dtype();
-    // Without a record the library's kernels keep 32 bits, too; on it they come apart into operations that do not.
-    if dtype == DType::F32 || !queries.is_autodiff() {
-        return attention(queries, keys, values, hidden, None, AttentionModuleOptions::default());
-    }
-    let [_, _, _, head_width] = queries.dims();
-    let scores = queries.matmul(keys.transpose()).cast(DType::F32) / (head_width as f64).sqrt();
-    let scores = match hidden {
-        Some(hidden) => scores.mask_fill(hidden, f32::NEG_INFINITY),
-        None => scores,
-    };
-    softmax(scores, 3).cast(dtype).matmul(values)
 }
 
 /// Two layers with an exact GELU between them.

@@ -1,5 +1,6 @@
 //! Operations that the CPU computes in one pass, forward and backward, where the tensor library makes several: GELU,
-//! exponentials, LayerNorm, attention over few tokens, depthwise convolution. On other devices they are the library's.
+//! exponentials, LayerNorm, attention over few tokens, depthwise convolution. On other devices they are the library's, but
+//! for the ways back in `elsewhere`.
 //!
 //! The arithmetic is in the files beside, slices to slices; `cpu` runs it over whole batches, and `record` puts it on the
 //! record for the backward pass. All sums have one order, whatever the number of threads and the width of the processor's
@@ -8,6 +9,7 @@
 mod attend;
 mod cpu;
 mod depthwise;
+pub mod elsewhere;
 mod gelu;
 mod lanes;
 mod matrix;
@@ -35,6 +37,8 @@ const MOST_TOKENS: usize = 512;
 pub fn gelu<const D: usize>(numbers: Tensor<D>) -> Tensor<D> {
     if on_cpu(&numbers) {
         Tensor::from_dispatch(<Dispatch as Fused>::fused_gelu(numbers.into_dispatch()))
+    } else if numbers.is_autodiff() {
+        elsewhere::gelu(numbers)
     } else {
         burn::tensor::activation::gelu(numbers)
     }

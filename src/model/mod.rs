@@ -5,9 +5,10 @@
 
 pub mod init;
 pub mod patch;
+pub mod numbers;
+pub mod recorded;
 pub mod fused;
 pub mod precision;
-pub mod recorded;
 pub mod again;
 pub mod attention;
 pub mod vit;
@@ -23,6 +24,7 @@ pub use convnext::{ConvNext, ConvNextConfig, ConvNextSize};
 pub use energy::{EnergyConfig, EnergyPredictor, EnergyPredictorConfig, EnergyTransformer, Memory};
 pub use init::{FirstWeights, WeightInit};
 pub use kinds::{Encoder, EncoderConfig, PatchPredictor, PatchPredictorConfig, Seen};
+pub use numbers::{DeviceFailure, numbers};
 pub use patch::{Choice, Lookup};
 pub use precision::Precision;
 pub use predictor::{Predictor, PredictorConfig};

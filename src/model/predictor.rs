@@ -2,7 +2,7 @@
 
 use burn::module::{Module, Param};
 use burn::nn::Linear;
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::again;
@@ -76,12 +76,13 @@ impl Predictor {
         let [_, seen, _] = encoded.dims();
         let [_, target] = targets.dims();
         let table = Table { positions: self.positions.val(), mask_token: self.mask_token.val() };
-        let known = through(&self.embed, encoded).cast(DType::F32);
+        let dtype = encoded.dtype();
+        let known = through(&self.embed, encoded).cast(dtype);
         let (tokens, real) = table.sequences(known, context, targets);
         let hidden = real.map(hidden_keys);
         let pass = |tokens, block| again::pass(block, tokens, &hidden, self.recompute);
         let tokens = self.blocks.iter().fold(tokens, pass);
-        through(&self.projection, self.norm.forward(tokens.narrow(1, seen, target))).cast(DType::F32)
+        through(&self.projection, self.norm.forward(tokens.narrow(1, seen, target))).cast(dtype)
     }
 }
 

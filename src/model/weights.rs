@@ -8,6 +8,7 @@ use burn::module::Module;
 use burn::store::{ModuleSnapshot, bridge, burn_pack};
 use burn::tensor::TensorData;
 
+use super::numbers::DeviceFailure;
 use super::vit::VitConfig;
 
 /// An array of 32-bit floats, row by row.
@@ -63,7 +64,7 @@ pub fn collect<M: Module>(module: &M) -> Result<Weights, WeightsError> {
     let mut weights = Weights::new();
     for tensor in module.collect(None, None, SKIP_VARIANTS) {
         let failed = |why: String| WeightsError::Tensor { name: tensor.name.clone(), why };
-        let data = bridge::to_data(&tensor).map_err(|error| failed(error.to_string()))?;
+        let data = bridge::to_data(&tensor).map_err(|error| failed(DeviceFailure::told(&error.to_string()).to_string()))?;
         let values = data.convert::<f32>().try_to_vec::<f32>().map_err(|error| failed(format!("{error:?}")))?;
         weights.insert(tensor.name.clone(), Array { shape: tensor.shape.to_vec(), values });
     }

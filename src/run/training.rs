@@ -15,6 +15,7 @@ use super::score::{Extraction, Interrupted, scores};
 use super::{Event, ProbeCount, StepLine, Surroundings, stream, trainer, uploaded};
 use crate::checkpoint::{self, Checkpoint, Position};
 use crate::config::Plan;
+use crate::model::{DeviceFailure, numbers};
 use crate::pipeline::{Counts, PipelineError};
 use crate::shard::write::free_bytes;
 use crate::telemetry::{Activity, Gauge, Stage, Telemetry};
@@ -165,13 +166,14 @@ impl<'a> Training<'a> {
     /// A GPU works on after a step was asked of it; reading waits for that work, so it is shared out among the steps.
     fn read_reports(&mut self, around: &mut Surroundings) -> Result<()> {
         let (start, unread) = (Instant::now(), std::mem::take(&mut self.unread));
-        let mut lines: Vec<StepLine> = unread.iter().map(Unread::line).collect();
+        let lines: Result<Vec<StepLine>, DeviceFailure> = unread.iter().map(Unread::line).collect();
+        let mut lines = lines.with_context(|| format!("after step {}", self.done))?;
         let read = start.elapsed();
         let steps = unread.len().max(1) as u32;
         let each = self.last.elapsed() / steps;
         self.last = Instant::now();
         for (line, unread) in lines.iter_mut().zip(&unread) {
-            watched(&mut self.watch, &unread.report, line);
+            watched(&mut self.watch, &unread.report, line)?;
             line.samples_per_second = unread.report.samples as f64 / each.as_secs_f64();
             around.telemetry.step(unread.report.took + read / steps, unread.waited);
             // Before the check, so that whoever scrapes sees what ended the run.
@@ -322,14 +324,13 @@ fn restore(
 }
 
 /// Looks whether the features of a step collapse, at the steps at which that is looked at.
-fn watched(watch: &mut Watch, report: &StepReport, line: &mut StepLine) {
+fn watched(watch: &mut Watch, report: &StepReport, line: &mut StepLine) -> Result<(), DeviceFailure> {
     let wanted = watch.wants(report.step).min(report.samples);
     if wanted > 0 {
         let Outputs { encoder, target, predictor } = &report.outputs;
         for (output, features) in Output::ALL.into_iter().zip([encoder, target, predictor]) {
             let [_, width] = features.dims();
-            let rows = features.clone().narrow(0, 0, wanted).into_data().convert::<f32>();
-            watch.see(output, &rows.iter::<f32>().collect::<Vec<f32>>(), width);
+            watch.see(output, &numbers(features.clone().narrow(0, 0, wanted))?, width);
         }
     }
     if watch.judge(report.step) {
@@ -337,34 +338,37 @@ fn watched(watch: &mut Watch, report: &StepReport, line: &mut StepLine) {
         line.features = Output::ALL.into_iter().filter_map(health).collect();
     }
     line.collapses = watch.findings().collapses().collect();
+    Ok(())
 }
 
 impl Unread {
     /// The line of `steps.jsonl`, less the rate, which only whoever reads several steps at once can tell.
-    fn line(&self) -> StepLine {
+    fn line(&self) -> Result<StepLine, DeviceFailure> {
         let report = &self.report;
-        let read = |tensor: &Tensor<1>| f64::from(tensor.clone().into_scalar::<f32>());
-        let energies = self.energies.clone().map(|energies| energies.into_data().convert::<f64>());
-        StepLine {
+        let read = |tensor: &Tensor<1>| Ok(numbers(tensor.clone())?.first().map_or(f64::NAN, |number| f64::from(*number)));
+        let energies = self.energies.clone().map_or_else(|| Ok(Vec::new()), numbers)?;
+        let terms = report.terms.iter().map(|(name, term)| Ok((*name, read(term)?)));
+        Ok(StepLine {
             step: report.step,
             epoch: report.epoch,
-            loss: read(&report.loss),
-            terms: report.terms.iter().map(|(name, term)| (*name, read(term))).collect(),
+            loss: read(&report.loss)?,
+            terms: terms.collect::<Result<_, DeviceFailure>>()?,
             learning_rate: report.learning_rate,
             weight_decay: report.weight_decay,
             ema_decay: report.ema_decay,
-            gradient_norm: read(&report.gradient_norm),
-            target_deviation: read(&report.outputs.target.clone().var_bias(0).sqrt().mean()),
+            gradient_norm: read(&report.gradient_norm)?,
+            target_deviation: read(&report.outputs.target.clone().var_bias(0).sqrt().mean())?,
             probe: report
                 .probed
                 .as_ref()
-                .map(|Probed { right, of }| ProbeCount { right: read(right) as u64, of: *of as u64 }),
+                .map(|Probed { right, of }| Ok(ProbeCount { right: read(right)? as u64, of: *of as u64 }))
+                .transpose()?,
             features: Default::default(),
-            energies: energies.map_or_else(Vec::new, |energies| energies.iter::<f64>().collect()),
+            energies: energies.into_iter().map(f64::from).collect(),
             collapses: Vec::new(),
             samples_per_second: 0.0,
             data_wait_seconds: self.waited.as_secs_f64(),
-        }
+        })
     }
 }
 

@@ -7,6 +7,7 @@ use burn::optim::{AdamWConfig, AdamWState, AdaptiveMomentumState, Optimizer};
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::model::weights::{Array, Weights, WeightsError};
+use crate::model::{DeviceFailure, numbers};
 
 /// PyTorch's AdamW settings, which the authors keep; burn's default epsilon is 1e-5.
 const BETAS: [f32; 2] = [0.9, 0.999];
@@ -111,9 +112,8 @@ impl AdamW {
             let Some(state) = self.moments.get(id) else { continue };
             updates.insert(name.clone(), state.momentum.time);
             for (prefix, moment) in [("moment1.", &state.momentum.moment_1), ("moment2.", &state.momentum.moment_2)] {
-                let values = moment.to_data().try_to_vec::<f32>();
-                let values =
-                    values.map_err(|why| WeightsError::Tensor { name: name.clone(), why: format!("{why:?}") })?;
+                let failed = |why: DeviceFailure| WeightsError::Tensor { name: name.clone(), why: why.to_string() };
+                let values = numbers(moment.clone()).map_err(failed)?;
                 weights.insert(format!("{prefix}{name}"), Array { shape: vec![values.len()], values });
             }
         }

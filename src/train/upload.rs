@@ -198,8 +198,12 @@ fn views_of(images: Tensor<4>, count: usize) -> [Tensor<4>; 2] {
 /// - `bytes`: `[count, side, side, 3]`
 /// - output: `[count, 3, side, side]`
 pub fn normalised(bytes: &[u8], count: usize, side: usize, pixels: Normalisation, device: &Device) -> Tensor<4> {
-    let data = TensorData::new(bytes.to_vec(), [count, side, side, 3]);
-    let images = Tensor::<4, Int>::from_data(data, (device, DType::U8)).float().permute([0, 3, 1, 2]);
+    // As one row: of a last axis of three bytes each would be padded to sixteen on a GPU. What is staged lies in pinned
+    // memory there, from which it is copied while the device computes.
+    let mut data = TensorData::new(bytes.to_vec(), [bytes.len()]);
+    device.staging(std::iter::once(&mut data));
+    let row = Tensor::<1, Int>::from_data(data, (device, DType::U8));
+    let images = row.reshape([count, side, side, 3]).float().permute([0, 3, 1, 2]);
     let channels = |of: &dyn Fn(usize) -> f64| {
         let values: Vec<f32> = (0..3).map(|channel| of(channel) as f32).collect();
         Tensor::<4>::from_data(TensorData::new(values, [1, 3, 1, 1]), device)

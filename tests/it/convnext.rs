@@ -14,7 +14,7 @@ use saccade::model::{ConvNextConfig, ConvNextSize, FirstWeights, WeightInit};
 use saccade::train::optimizer::Gradients;
 use serde_json::Value;
 
-use crate::reference;
+use crate::{device, reference, slack};
 
 /// What 32-bit floats allow in a forward pass.
 const FORWARD: f32 = 1e-5;
@@ -24,7 +24,7 @@ const GRADIENT: f32 = 1e-4;
 #[test]
 fn features_are_torchvisions() {
     let reference = Torchvision::open();
-    let device = Device::flex();
+    let device = device();
     let encoder = reference.encoder(&device);
     let images = tensor::<4>(&reference.io["x"], &device);
 
@@ -38,7 +38,7 @@ fn features_are_torchvisions() {
 #[test]
 fn gradients_are_torchvisions() {
     let reference = Torchvision::open();
-    let device = Device::flex().autodiff();
+    let device = device().autodiff();
     let encoder = reference.encoder(&device);
 
     let classes = reference.classes(encoder.pooled(tensor(&reference.io["x"], &device)), &device);
@@ -60,7 +60,7 @@ fn gradients_are_torchvisions() {
 #[test]
 fn places_of_the_last_map_are_normalised_one_by_one() {
     let reference = Torchvision::open();
-    let device = Device::flex();
+    let device = device();
     let encoder = reference.encoder(&device);
     let images = tensor::<4>(&reference.io["x"], &device);
     let [batch, ..] = images.dims();
@@ -102,7 +102,7 @@ fn every_tensor_of_torchvisions_tiny_has_its_place() {
 
     let numbers: usize = ours.values().map(|array| array.values.len()).sum();
     assert_eq!(numbers as u64, config.parameters());
-    weights::apply(&mut config.init(&mut WeightInit::new(0, FirstWeights::Published), &Device::flex()), ours).unwrap();
+    weights::apply(&mut config.init(&mut WeightInit::new(0, FirstWeights::Published), &device()), ours).unwrap();
 }
 
 #[test]
@@ -134,7 +134,7 @@ fn sizes_have_the_published_number_of_parameters() {
 
 #[test]
 fn fewer_stages_and_any_side_that_leaves_a_place_give_tokens() {
-    let device = Device::flex();
+    let device = device();
     let check = |image, stem, depths, widths, grid: usize| {
         let config = ConvNextConfig { image, stem, depths, widths, layer_scale: 0.1 };
         config.check().unwrap();
@@ -173,7 +173,7 @@ fn what_cannot_be_built_says_why() {
 fn depthwise_convolution_is_the_plain_sum_over_maps_of_any_size() {
     for [rows, columns] in [[1, 1], [2, 5], [8, 8], [3, 30], [16, 16], [16, 17], [20, 13]] {
         let plain = PlainDepthwise::compute([2, rows, columns, 3]);
-        let device = Device::flex().autodiff();
+        let device = device().autodiff();
         let leaf = |array: &Array| tensor::<4>(array, &device).require_grad();
         let (map, weight) = (leaf(&plain.map), leaf(&plain.weight));
         let bias = Param::from_tensor(tensor::<1>(&plain.bias, &device));
@@ -286,6 +286,7 @@ fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
 }
 
 fn assert_close(what: &str, ours: &[f32], theirs: &[f32], tolerance: f32) {
+    let tolerance = tolerance * slack();
     assert_eq!(ours.len(), theirs.len(), "{what}: another number of values");
     let differ = ours.iter().zip(theirs).map(|(ours, theirs)| (ours - theirs).abs());
     let worst = differ.fold(0.0, |worst: f32, one| if one > worst || one.is_nan() { one } else { worst });

@@ -9,7 +9,7 @@ use saccade::model::weights::{self, Array, Weights};
 use saccade::model::{Choice, EnergyConfig, EnergyPredictorConfig, FirstWeights, Lookup, Memory, WeightInit};
 use serde_json::Value;
 
-use crate::reference;
+use crate::{device, reference, slack};
 
 /// What 32-bit floats allow in a forward pass; of the largest value where that is above 1.
 const FORWARD: f64 = 1e-5;
@@ -22,7 +22,7 @@ const KINDS: [(Memory, &str); 2] = [(Memory::Relu, "relu"), (Memory::Softmax, "s
 fn tokens_go_where_the_reference_takes_them() {
     for (memory, name) in KINDS {
         let case = Reference::open(memory, name);
-        let block = case.block(&Device::flex());
+        let block = case.block(&device());
         let tokens = (case.tensor::<2>("io.x") + case.positions()).unsqueeze();
 
         let (watched, _) = block.forward_watched(tokens.clone(), None);
@@ -38,7 +38,7 @@ fn chosen_tokens_go_where_the_reference_takes_them() {
     for (memory, name) in KINDS {
         let case = Reference::open(memory, name);
         let indices: Vec<u32> = case.numbers("io.indices").iter().map(|&index| index as u32).collect();
-        let device = Device::flex();
+        let device = device();
         let choice = Choice::new(&indices, &vec![true; indices.len()], indices.len(), Lookup::Rows, &device);
         let tokens = choice.take(case.tensor::<2>("io.x").unsqueeze()) + choice.take_shared(case.positions());
 
@@ -53,7 +53,7 @@ fn chosen_tokens_go_where_the_reference_takes_them() {
 fn energy_at_the_start_is_the_references() {
     for (memory, name) in KINDS {
         let case = Reference::open(memory, name);
-        let block = case.block(&Device::flex());
+        let block = case.block(&device());
         let tokens: Tensor<3> = (case.tensor::<2>("io.x") + case.positions()).unsqueeze();
         let [_, count, _] = tokens.dims();
         let expected = case.numbers("io.energy_at_start");
@@ -71,7 +71,7 @@ fn energy_at_the_start_is_the_references() {
 fn gradients_of_parameters_and_tokens_are_the_references() {
     for (memory, name) in KINDS {
         let case = Reference::open(memory, name);
-        let block = case.block(&Device::flex().autodiff());
+        let block = case.block(&device().autodiff());
         // The positions are added to the tokens once: the gradient of either is that of the sum.
         let tokens = (case.tensor::<2>("io.x") + case.positions()).unsqueeze().autodiff().require_grad();
 
@@ -154,9 +154,9 @@ fn energy_falls_with_every_iteration() {
 #[test]
 fn attention_of_each_iteration_is_that_of_its_energy() {
     let config = encoder_config(Memory::Relu);
-    let encoder = strengthened(config.init(&mut WeightInit::new(3, FirstWeights::ByInputs), &Device::flex()), 2.0);
+    let encoder = strengthened(config.init(&mut WeightInit::new(3, FirstWeights::ByInputs), &device()), 2.0);
     let side = config.image;
-    let images = Tensor::random([2, 3, side, side], Distribution::Normal(0.0, 1.0), &Device::flex());
+    let images = Tensor::random([2, 3, side, side], Distribution::Normal(0.0, 1.0), &device());
     let (features, weights, energies) = encoder.forward_attending(images.clone());
     assert_close("features", &values(features), &values(encoder.forward(images.clone(), None)), 1e-5);
     assert_eq!(weights.len(), config.iterations);
@@ -215,7 +215,7 @@ fn scores_beyond_an_exponential_give_finite_features() {
 fn encoder_gives_the_same_features_however_far_a_sample_is_padded() {
     for (memory, name) in KINDS {
         for lookup in [Lookup::Rows, Lookup::Gather] {
-            let device = Device::flex();
+            let device = device();
             let encoder = strengthened(
                 encoder_config(memory).init(&mut WeightInit::new(1, FirstWeights::Published), &device),
                 50.0,
@@ -243,7 +243,7 @@ fn encoder_gives_the_same_features_however_far_a_sample_is_padded() {
 #[test]
 fn predictions_are_the_same_however_far_a_sample_is_padded() {
     for (memory, name) in KINDS {
-        let device = Device::flex();
+        let device = device();
         let predictor = strengthened(
             predictor_config(memory).init(4, 16, &mut WeightInit::new(1, FirstWeights::Published), &device),
             50.0,
@@ -276,7 +276,7 @@ fn predictions_are_the_same_however_far_a_sample_is_padded() {
 #[test]
 fn every_parameter_is_trained() {
     for (memory, name) in KINDS {
-        let device = Device::flex().autodiff();
+        let device = device().autodiff();
         let init = &mut WeightInit::new(1, FirstWeights::Published);
         let encoder = strengthened(encoder_config(memory).init(init, &device), 50.0);
         let predictor = strengthened(predictor_config(memory).init(4, 16, init, &device), 50.0);
@@ -297,7 +297,7 @@ fn every_parameter_is_trained() {
 #[test]
 fn parameters_are_counted_exactly() {
     for (memory, name) in KINDS {
-        let device = Device::flex();
+        let device = device();
         let (encoder, predictor) = (encoder_config(memory), predictor_config(memory));
         let in_encoder = encoder.init(&mut WeightInit::new(0, FirstWeights::Published), &device).num_params();
         let in_predictor = predictor
@@ -311,7 +311,7 @@ fn parameters_are_counted_exactly() {
 #[test]
 fn weights_begin_with_the_deviation_that_is_asked_for() {
     for deviation in [0.002, 0.02, 0.3] {
-        let drawn = WeightInit::new(3, FirstWeights::Published).normal_of(deviation, [100, 100], &Device::flex());
+        let drawn = WeightInit::new(3, FirstWeights::Published).normal_of(deviation, [100, 100], &device());
         let drawn = values(drawn.val());
         let mean_square = drawn.iter().map(|value| value * value).sum::<f64>() / drawn.len() as f64;
         // Of 10,000 draws the deviation itself deviates by 0.7 %.
@@ -324,7 +324,7 @@ fn weights_begin_with_the_deviation_that_is_asked_for() {
 fn weights_by_inputs_begin_as_large_as_their_inputs_leave_them() {
     for (inputs, outputs) in [(36, 4000), (400, 400)] {
         let [published, by_inputs] = [FirstWeights::Published, FirstWeights::ByInputs].map(|first| {
-            let drawn = values(WeightInit::new(3, first).matrix(0.002, [inputs, outputs], &Device::flex()).val());
+            let drawn = values(WeightInit::new(3, first).matrix(0.002, [inputs, outputs], &device()).val());
             (drawn.iter().map(|value| value * value).sum::<f64>() / drawn.len() as f64).sqrt()
         });
         assert!((published / 0.002 - 1.0).abs() < 0.03, "{published} of {inputs} inputs");
@@ -392,7 +392,7 @@ impl Reference {
 
     fn tensor<const D: usize>(&self, name: &str) -> Tensor<D> {
         let array = &self.arrays[name];
-        Tensor::from_data(TensorData::new(array.values.clone(), array.shape.clone()), &Device::flex())
+        Tensor::from_data(TensorData::new(array.values.clone(), array.shape.clone()), &device())
     }
 
     fn numbers(&self, name: &str) -> Vec<f64> {
@@ -415,24 +415,24 @@ fn strong(memory: Memory, strength: f64) -> EnergyBlock {
         iterations: 8,
         step_size: 0.1,
     };
-    strengthened(config.init(&mut WeightInit::new(7, FirstWeights::Published), &Device::flex()), strength)
+    strengthened(config.init(&mut WeightInit::new(7, FirstWeights::Published), &device()), strength)
 }
 
 fn drawn(seed: u64) -> Tensor<3> {
-    WeightInit::new(seed, FirstWeights::Published).normal_of(0.7, [BATCH, TOKENS, WIDTH], &Device::flex()).val()
+    WeightInit::new(seed, FirstWeights::Published).normal_of(0.7, [BATCH, TOKENS, WIDTH], &device()).val()
 }
 
 /// The first sample is whole, the second lacks its last tokens, the third has one token.
 fn padding() -> Tensor<2> {
     let real = |count: usize| (0..TOKENS).map(move |place| if place < count { 1.0f32 } else { 0.0 });
     let flags: Vec<f32> = [TOKENS, 4, 1].into_iter().flat_map(real).collect();
-    Tensor::from_data(TensorData::new(flags, [BATCH, TOKENS]), &Device::flex())
+    Tensor::from_data(TensorData::new(flags, [BATCH, TOKENS]), &device())
 }
 
 /// The same five patches of each of two samples of a 4×4 grid, without padding and with three places of it.
 fn chosen(lookup: Lookup) -> [Choice; 2] {
     let patches = [[1, 2, 3, 6, 9], [0, 4, 8, 12, 15]];
-    let device = Device::flex();
+    let device = device();
     let padded: Vec<u32> = patches.iter().flat_map(|patches| [&patches[..], &[0; 3]].concat()).collect();
     let real = [true, true, true, true, true, false, false, false].repeat(2);
     [
@@ -514,6 +514,7 @@ fn largest(values: &[f64]) -> f64 {
 }
 
 fn assert_close(what: &str, ours: &[f64], theirs: &[f64], tolerance: f64) {
+    let tolerance = tolerance * f64::from(slack());
     assert_eq!(ours.len(), theirs.len(), "{what}: another number of values");
     let worst = ours.iter().zip(theirs).map(|(ours, theirs)| (ours - theirs).abs()).fold(0.0, nan_or_larger);
     assert!(worst <= tolerance, "{what}: differs by {worst:e}, {tolerance:e} allowed");

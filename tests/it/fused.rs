@@ -7,7 +7,7 @@ use burn::nn::LayerNormConfig;
 use burn::tensor::module::{attention, conv2d};
 use burn::tensor::ops::{AttentionModuleOptions, ConvOptions};
 use burn::tensor::{Bool, Device, Gradients, Tensor, TensorData, activation};
-use saccade::model::fused::{self, KERNEL, LayerNorm};
+use saccade::model::fused::{self, KERNEL, LayerNorm, elsewhere};
 
 /// Of the largest value: sums of up to some hundred 32-bit numbers in another order, divided by the small deviations of
 /// rows of seven numbers; the library's own are as far off.
@@ -23,6 +23,14 @@ fn gelu_is_the_exact_one_with_its_slope() {
         let outputs = [fused::gelu(ours.clone()), activation::gelu(theirs.clone())];
         check("gelu", length, outputs, &[[&of(&ours), &of(&theirs)]]);
     }
+}
+
+#[test]
+fn gelu_elsewhere_has_the_exact_slope_too() {
+    let numbers = || recorded(&[3, 50], 4.0).reshape([3, 50]);
+    let (ours, theirs) = (numbers(), numbers());
+    let outputs = [elsewhere::gelu(ours.clone()), activation::gelu(theirs.clone())];
+    check("gelu elsewhere", 50, outputs, &[[&of(&ours), &of(&theirs)]]);
 }
 
 #[test]
@@ -89,6 +97,30 @@ fn attention_is_the_librarys_whatever_is_hidden() {
             let their_heads = attention(queries, keys, values, mask, None, AttentionModuleOptions::default());
             let their_heads = their_heads.swap_dims(1, 2).reshape([3, tokens, width]);
             check("attention", tokens, [our_heads, their_heads], &[[&of(&ours), &of(&theirs)]]);
+        }
+    }
+}
+
+/// Bytes that hold all weights at once, those of some queries, and those of less than one.
+#[test]
+fn attention_elsewhere_is_the_librarys_whatever_is_hidden_and_however_few_weights_are_held() {
+    for (tokens, bytes) in [(1, 1 << 20), (33, 1 << 20), (33, 3 * 2 * 33 * 4 * 10), (50, 1)] {
+        for hides in [false, true] {
+            let hidden: Vec<bool> =
+                (0..3 * tokens).map(|at| hides && at % tokens > 0 && at / tokens + at % tokens > tokens / 2).collect();
+            let hidden = Tensor::<1, Bool>::from_data(TensorData::new(hidden, [3 * tokens]), &Device::flex());
+            let hidden = hidden.reshape([3, 1, 1, tokens]);
+            let given = |size| recorded(&[3, 2, tokens, 8], size).reshape::<4>([3, 2, tokens, 8]);
+            let [ours, theirs] = [0, 1].map(|_| [2.0, 1.5, 0.7].map(given));
+
+            let our_heads = elsewhere::attention(ours.clone(), hides.then_some(&hidden), bytes);
+
+            let mask = hides.then(|| hidden.expand([3, 2, tokens, tokens]));
+            let [queries, keys, values] = theirs.clone();
+            let their_heads = attention(queries, keys, values, mask, None, AttentionModuleOptions::default());
+            let [[q, k, v], [queries, keys, values]] = [&ours, &theirs].map(|three| three.each_ref().map(of));
+            let gradients: [[Gradient; 2]; 3] = [[&q, &queries], [&k, &keys], [&v, &values]];
+            check("attention elsewhere", tokens, [our_heads, their_heads], &gradients);
         }
     }
 }

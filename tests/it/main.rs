@@ -83,8 +83,23 @@ mod tidy;
 
 use std::path::PathBuf;
 
+use burn::tensor::Device;
+use ::saccade::train::DeviceChoice;
+
 /// The folder of reference data: `SACCADE_REFERENCE` when set, the copies in the repository otherwise.
 fn reference() -> PathBuf {
     let bundled = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/reference");
     std::env::var_os("SACCADE_REFERENCE").map_or_else(bundled, PathBuf::from)
+}
+
+/// Where models are compared with their references: the device that `SACCADE_DEVICE` names, such as `cuda:0`, or the CPU.
+fn device() -> Device {
+    let named = std::env::var("SACCADE_DEVICE").unwrap_or_else(|_| "cpu".into());
+    named.parse::<DeviceChoice>().and_then(DeviceChoice::open).unwrap().device
+}
+
+/// By how much more than on the CPU results may differ there: products of a GPU may have 11 bits in place of 24.
+fn slack() -> f32 {
+    const OF_A_GPU: f32 = 300.0;
+    if std::env::var("SACCADE_DEVICE").is_ok_and(|device| device != "cpu") { OF_A_GPU } else { 1.0 }
 }

@@ -19,7 +19,7 @@ use saccade::train::upload::{DeviceBatch, DeviceMasks};
 use saccade::train::{HeadConfig, Model, ModelConfig, Schedules, Trainer};
 use serde_json::Value;
 
-use crate::reference;
+use crate::{device, reference, slack};
 
 /// What 32-bit floats allow in a forward pass.
 const FORWARD: f32 = 1e-5;
@@ -30,7 +30,7 @@ const TRAINING: f32 = 1e-4;
 fn encoder_gives_hugging_faces_features() {
     let folder = reference().join("hf_ijepa");
     let config = vit_config(&json(&folder.join("config.json")));
-    let device = Device::flex();
+    let device = device();
     let theirs = read_arrays(&folder.join("model.safetensors")).unwrap();
     let mut encoder = config.init(&mut WeightInit::new(0, FirstWeights::Published), &device);
     weights::apply(&mut encoder, weights::encoder_from_hugging_face(theirs, &config).unwrap()).unwrap();
@@ -45,7 +45,7 @@ fn encoder_gives_hugging_faces_features() {
 fn attention_is_hugging_faces() {
     let folder = reference().join("hf_ijepa");
     let config = vit_config(&json(&folder.join("config.json")));
-    let device = Device::flex();
+    let device = device();
     let theirs = read_arrays(&folder.join("model.safetensors")).unwrap();
     let mut encoder = config.init(&mut WeightInit::new(0, FirstWeights::Published), &device);
     weights::apply(&mut encoder, weights::encoder_from_hugging_face(theirs, &config).unwrap()).unwrap();
@@ -182,7 +182,7 @@ impl AuthorsRun {
             weight_decay: [number("weight_decay"), number("final_weight_decay")],
             ema_decay: [config["ema"][0].as_f64().unwrap(), config["ema"][1].as_f64().unwrap()],
         };
-        let mut model = self.models.init(0, FirstWeights::Published, &Device::flex().autodiff());
+        let mut model = self.models.init(0, FirstWeights::Published, &device().autodiff());
         let mut first = self.first.clone();
         let encoder = weights::encoder_from_authors(weights::take_prefix(&mut first, "encoder.")).unwrap();
         let predictor = weights::predictor_from_authors(weights::take_prefix(&mut first, "predictor.")).unwrap();
@@ -203,7 +203,7 @@ impl AuthorsRun {
     }
 
     fn batch(&self, step: usize, lookup: Lookup) -> DeviceBatch {
-        let device = Device::flex();
+        let device = device();
         let array = |name: &str| &self.batches[&format!("step{step}.{name}")];
         let (context, targets) = (array("context"), array("targets_idx"));
         let [blocks, batch, patches] = targets.shape[..] else { panic!("targets_idx has no three axes") };
@@ -295,6 +295,7 @@ fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
 }
 
 fn assert_close(what: &str, ours: &[f32], theirs: &[f32], tolerance: f32) {
+    let tolerance = tolerance * slack();
     assert_eq!(ours.len(), theirs.len(), "{what}: another number of values");
     let differ = ours.iter().zip(theirs).map(|(ours, theirs)| (ours - theirs).abs());
     let worst = differ.fold(

@@ -204,7 +204,8 @@ struct Slope<'a> {
     block: &'a EnergyBlock,
     shape: [usize; 3],
     heads: usize,
-    /// What matrix products are computed in; all else has 32 bits.
+    /// What all is computed in, and what matrix products are.
+    wide: DType,
     products: DType,
     /// `[width, heads · head_width]`
     queries: Tensor<2>,
@@ -288,16 +289,16 @@ impl<'a> Slope<'a> {
         let [heads] = attention.beta.dims();
         let [_, inner] = attention.queries.dims();
         let back = |weights: Tensor<2>| weights.transpose() * step_size;
-        let products = attention.queries.val().dtype();
+        let (wide, products) = (attention.beta.val().dtype(), attention.queries.val().dtype());
         let [queries, keys, patterns] =
-            [&attention.queries, &attention.keys, &memory.patterns].map(|weights| weights.val().cast(DType::F32));
+            [&attention.queries, &attention.keys, &memory.patterns].map(|weights| weights.val().cast(wide));
         let excite = patterns.clone() * memory.beta.val().unsqueeze();
         let from_memories = match memory.kind {
             Memory::Relu => back(excite.clone()),
             Memory::Softmax => back(patterns),
         };
         let [_, count, _] = shape;
-        let pair = (products == DType::F32 && can_draw(tokens, count)).then(|| {
+        let pair = (products == wide && can_draw(tokens, count)).then(|| {
             let weights = Tensor::cat(vec![queries.clone(), keys.clone()], 1);
             let real = real.as_ref().map_or_else(Vec::new, |real| real.clone().into_data().iter::<f32>().collect());
             Pair { back: back(weights.clone()), weights, real: real.into() }
@@ -313,6 +314,7 @@ impl<'a> Slope<'a> {
             from_keys: back(keys.clone()),
             queries,
             keys,
+            wide,
             products,
             from_memories,
             padding: real.map(|real| Padding::new(real.cast(tokens.dtype()))),
@@ -337,7 +339,7 @@ impl<'a> Slope<'a> {
     }
 
     fn product<const D: usize>(&self, left: Tensor<D>, right: Tensor<D>) -> Tensor<D> {
-        left.cast(self.products).matmul(right.cast(self.products)).cast(DType::F32)
+        left.cast(self.products).matmul(right.cast(self.products)).cast(self.wide)
     }
 
     fn only_real(&self, down: Tensor<2>) -> Tensor<2> {

@@ -21,6 +21,8 @@ use saccade::train::step::StepConfig;
 use saccade::train::upload::{DeviceBatch, DeviceMasks, DevicePair};
 use saccade::train::{HeadConfig, ModelConfig, Schedules, Trainer};
 
+use crate::device;
+
 const BATCH: usize = 8;
 const SIDE: usize = 16;
 /// Patches a side, and of a sample: those of its context, and of each of two target blocks.
@@ -122,7 +124,7 @@ fn config(loss: Loss) -> StepConfig {
 }
 
 fn trainer(models: &ModelConfig, config: StepConfig) -> Trainer {
-    Trainer::new(models.init(5, FirstWeights::Published, &Device::flex().autodiff()), config)
+    Trainer::new(models.init(5, FirstWeights::Published, &device().autodiff()), config)
 }
 
 /// A batch for any objective. With `padded` some of the places of its masks are padding.
@@ -131,7 +133,7 @@ fn batch(step: u64, padded: bool) -> DeviceBatch {
 }
 
 fn batch_of(samples: usize, step: u64, padded: bool) -> DeviceBatch {
-    let device = Device::flex();
+    let device = device();
     let (mut context, mut targets) = (Vec::new(), Vec::new());
     let (mut is_context, mut is_target) = (Vec::new(), Vec::new());
     for sample in 0..samples as u64 {

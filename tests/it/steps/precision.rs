@@ -1,9 +1,9 @@
 //! Products in bfloat16: gradients that point the same way, losses that fall alike, weights that keep 32 bits.
 
-use burn::tensor::Device;
 use saccade::model::Precision;
 use saccade::train::{HeadConfig, Trainer};
 
+use crate::device;
 use super::{batch, config, gradients, kinds, number, trainer};
 
 /// A bfloat16 has 8 bits: gradients that went through a dozen of them point the same way up to a percent.
@@ -73,7 +73,7 @@ fn a_trainer_in_bfloat16_goes_on_to_the_bit() {
         let wide = state.weights.values().filter(|array| array.values.iter().any(is_wide)).count();
         assert!(wide * 10 > state.weights.len() * 9, "{what}: {wide} of {} arrays need 32 bits", state.weights.len());
         let mut second: Trainer = trainer(&models, config);
-        second.restore(state, &Device::flex()).unwrap();
+        second.restore(state, &device()).unwrap();
 
         for step in 3..5 {
             let losses = [&mut first, &mut second].map(|trainer| number(&trainer.step(&batch(step, false)).unwrap().loss));
