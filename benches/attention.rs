@@ -19,6 +19,9 @@ const HEADS: usize = 6;
 const HEAD_WIDTH: usize = 64;
 const ROUNDS: usize = 7;
 
+/// From queries, keys and values side by side to what they attend to.
+type Way = fn(&Tensor<3>) -> Option<Tensor<3>>;
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let asked = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
     let place = asked.as_deref().unwrap_or("auto").parse::<DeviceChoice>()?.open()?;
@@ -33,7 +36,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let shape = [batch, tokens, 3 * HEADS * HEAD_WIDTH];
             let given: Tensor<3> = Tensor::random(shape, Distribution::Normal(0.0, 1.0), &place.device);
             let given = given.cast(precision);
-            let ways: [(&str, fn(&Tensor<3>) -> Option<Tensor<3>>); 3] = [
+            let ways: [(&str, Way); 3] = [
                 ("kept", |qkv| Some(joined(kept(apart(qkv))))),
                 ("again", |qkv| Some(joined(elsewhere::attention(apart(qkv), None, WEIGHT_BYTES)))),
                 ("one pass", |qkv| fused::attention(qkv, HEADS, None)),
@@ -54,7 +57,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-fn seconds(given: &Tensor<3>, way: fn(&Tensor<3>) -> Option<Tensor<3>>) -> Result<Option<f64>, Box<dyn std::error::Error>> {
+fn seconds(given: &Tensor<3>, way: Way) -> Result<Option<f64>, Box<dyn std::error::Error>> {
     let device: Device = given.device();
     device.sync()?;
     let start = Instant::now();

@@ -419,9 +419,11 @@ impl Plan {
 
 /// What decides the course of a run beside the data, as text.
 pub fn course(config: &RunConfig, models: &ModelConfig) -> String {
+    // Changes what is kept for the backward pass, and nothing that comes of it.
+    let train = TrainConfig { recompute: false, ..config.train.clone() };
     serde_json::json!({
         "seed": config.seed, "window": config.data.window, "decode": config.decode, "augment": config.augment, "pixels": config.pixels,
-        "objective": config.objective, "mask": config.mask, "saccade": config.saccade, "models": models, "train": config.train,
+        "objective": config.objective, "mask": config.mask, "saccade": config.saccade, "models": models, "train": train,
         "weights": config.encoder.weights().is_some(),
     })
     .to_string()

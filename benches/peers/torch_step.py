@@ -1,11 +1,13 @@
-"""Times one training step of a pipeline file's model in PyTorch, on the CPU, beside `saccade bench step`.
+"""Times one training step of a pipeline file's model in PyTorch, beside `saccade bench step`.
 
-Usage: torch_step.py FILE [--set a.b=v]... [--seconds S] [--threads N]
+Usage: torch_step.py FILE [--set a.b=v]... [--seconds S] [--threads N] [--device cpu|cuda] [--compile]
 
 A step is what ours is: target encoder forward, encoder and predictor forward and backward, AdamW, moving average. The
 images are noise, the masks are drawn as ours are. Prints one JSON line with the keys of `saccade bench step --json`.
 What ours computes beside that, the gradient norm and the targets' deviation, is left out. Needs the environment of
-requirements-torch.txt, of which only torch is used.
+requirements-torch.txt, of which only torch is used. With train.precision = "bf16" the models run under autocast;
+--compile has torch.compile make kernels of them. The loss of each step is read back after
+the next one was asked for, as ours is.
 
 Threads that share processors with other work wait for each other by spinning: then `--threads 1` is what to compare.
 """
@@ -51,6 +53,8 @@ def arguments():
     parser.add_argument("--set", action="append", default=[], metavar="A.B=V")
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--compile", action="store_true")
     return parser.parse_args()
 
 
@@ -251,6 +255,17 @@ class Saccade:
         return {}
 
 
+def moved(to_move, device):
+    for name, value in list(vars(to_move).items()):
+        if isinstance(value, (torch.Tensor, torch.nn.Module)):
+            setattr(to_move, name, value.to(device))
+        elif isinstance(value, list):
+            setattr(to_move, name, [each.to(device) for each in value])
+        elif isinstance(value, Masks):
+            moved(value, device)
+    return to_move
+
+
 class Mean(torch.nn.Module):
     def forward(self, tokens):
         return tokens.mean(1)
@@ -271,10 +286,11 @@ def covariance(features):
 
 
 class Trainer:
-    def __init__(self, config):
+    def __init__(self, config, device, compiles):
         kind = config.get("objective", {}).get("kind", "ijepa")
-        self.objective = {"ijepa": Ijepa, "saccade": Saccade}[kind](config)
+        self.objective = moved({"ijepa": Ijepa, "saccade": Saccade}[kind](config), device)
         train = config["train"]
+        self.device, self.half = device, train.get("precision", "f32") == "bf16"
         self.batch, self.each = train["batch"], math.ceil(train["batch"] / train.get("accumulate", 1))
         self.decay = train["ema_decay"][0]
         self.target = copy.deepcopy(self.objective.encoder).requires_grad_(False)
@@ -283,19 +299,24 @@ class Trainer:
         matrices, vectors = ([weight for weight in self.trained if (weight.ndim > 1) == many] for many in (True, False))
         decay = train["weight_decay"][0]
         groups = [{"params": matrices, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}]
-        # The fastest of PyTorch's forms of AdamW on a CPU.
+        # The fastest of PyTorch's forms of AdamW.
         self.optimizer = torch.optim.AdamW(groups, lr=train["learning_rate"][0], fused=True)
         pairs = zip(self.target.parameters(), self.objective.encoder.parameters())
         self.averages, self.sources = zip(*((mean, weight) for mean, weight in pairs if weight.requires_grad))
+        if compiles:
+            self.target.compile()
+            self.objective.encoder.compile()
+            self.objective.predictor.compile()
 
     def step(self):
         self.optimizer.zero_grad(set_to_none=True)
         total = 0.0
         for start in range(0, self.batch, self.each):
             end = min(start + self.each, self.batch)
-            loss = self.objective.loss(self.target, start, end) * ((end - start) / self.batch)
+            with torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=self.half):
+                loss = self.objective.loss(self.target, start, end) * ((end - start) / self.batch)
             loss.backward()
-            total += loss.item()
+            total += loss.detach()
         self.optimizer.step()
         with torch.no_grad():
             torch._foreach_lerp_(self.averages, self.sources, 1 - self.decay)
@@ -308,19 +329,21 @@ class Trainer:
 def measure(trainer, seconds):
     steps, start = 0, time.perf_counter()
     while steps < WARM_UP_STEPS or time.perf_counter() - start < WARM_UP_SECONDS:
-        trainer.step()
+        float(trainer.step())
         steps += 1
     # process_time is user and system time of all threads.
     steps, cpu, start = 0, time.process_time(), time.perf_counter()
+    before = trainer.step()
     while time.perf_counter() - start < seconds:
-        loss = trainer.step()
+        before, loss = trainer.step(), float(before)
         steps += 1
+    steps, loss = steps + 1, float(before)
     seconds, cpu, samples = time.perf_counter() - start, time.process_time() - cpu, steps * trainer.batch
     if not math.isfinite(loss):
         sys.exit(f"torch_step: loss is {loss}")
     return {
         "what": "step",
-        "device": "cpu",
+        "device": trainer.device,
         "seconds": seconds,
         "batches": steps,
         "samples": samples,
@@ -333,7 +356,9 @@ def main():
     options = arguments()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    trainer = Trainer(configuration(options.file, options.set))
+    # TF32 where there is such a thing, as ours may take it too.
+    torch.set_float32_matmul_precision("high")
+    trainer = Trainer(configuration(options.file, options.set), options.device, options.compile)
     about = {"trained_parameters": trainer.parameters(), **trainer.objective.about()}
     print(json.dumps({**measure(trainer, options.seconds), **about, "version": f"torch {torch.__version__}"}))
 

@@ -13,6 +13,9 @@ pub trait Piece<const D: usize, const N: usize>: Module + Debug + 'static {
     /// What it is told beside its tokens.
     type Beside: Clone + Debug + Send + 'static;
 
+    /// The same off the record, which the way back must not refer to.
+    fn off_record(beside: Self::Beside) -> Self::Beside;
+
     /// # Shapes
     /// - `tokens`, output: the same
     fn through(&self, tokens: Tensor<D>, beside: &Self::Beside) -> Tensor<D>;
@@ -31,9 +34,10 @@ pub fn pass<P: Piece<D, N>, const D: usize, const N: usize>(
     }
     let mut parents = Parameters(vec![tokens.clone().into_dispatch()]);
     piece.visit(&mut parents);
-    let way = Again { piece: piece.clone().map(&mut OffRecord), tokens: tokens.inner(), beside: beside.clone() };
+    let beside = P::off_record(beside.clone());
+    let way = Again { piece: piece.clone().map(&mut OffRecord), tokens: tokens.inner(), beside };
     // On a record of its own that is thrown away: what is computed otherwise without one must be the same the second time.
-    let output = way.piece.clone().map(&mut Constants).through(way.tokens.clone().autodiff(), beside).inner();
+    let output = way.piece.clone().map(&mut Constants).through(way.tokens.clone().autodiff(), &way.beside).inner();
     match parents.0.try_into() {
         Ok(parents) => recorded::<_, N, D>(way, parents, output),
         Err(found) => unreachable!("{} parameters and tokens, not {N}", Vec::len(&found)),

@@ -138,6 +138,10 @@ impl Block {
 impl Piece<3, 13> for Block {
     type Beside = Option<Tensor<4, Bool>>;
 
+    fn off_record(hidden: Self::Beside) -> Self::Beside {
+        hidden.map(Tensor::inner)
+    }
+
     fn through(&self, tokens: Tensor<3>, hidden: &Self::Beside) -> Tensor<3> {
         self.forward(tokens, hidden.as_ref())
     }

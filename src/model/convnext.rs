@@ -271,6 +271,8 @@ impl ConvNextBlock {
 impl Piece<4, 10> for ConvNextBlock {
     type Beside = ();
 
+    fn off_record((): ()) {}
+
     fn through(&self, map: Tensor<4>, (): &()) -> Tensor<4> {
         self.forward(map)
     }

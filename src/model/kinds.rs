@@ -8,6 +8,7 @@ use super::convnext::{ConvNext, ConvNextConfig};
 use super::energy::{EnergyConfig, EnergyPredictor, EnergyPredictorConfig, EnergyTransformer};
 use super::init::WeightInit;
 use super::patch::Choice;
+use super::precision::Precision;
 use super::predictor::{Predictor, PredictorConfig};
 use super::vit::{Vit, VitConfig};
 
@@ -135,6 +136,15 @@ impl Encoder {
                 choice.map_or_else(|| tokens.clone(), |choice| choice.take(tokens.clone()))
             }
         }
+    }
+
+    /// What a step computes with, as [`Precision::of`] makes it.
+    pub fn in_precision(&self, precision: Precision) -> Self {
+        let mut copy = precision.of(self);
+        if let Self::Energy(encoder) = &mut copy {
+            encoder.block.products = precision;
+        }
+        copy
     }
 
     /// Has blocks keep nothing for the backward pass but what comes in: less memory, and a second way forward.
@@ -268,6 +278,15 @@ pub enum PatchPredictor {
 }
 
 impl PatchPredictor {
+    /// As [`Encoder::in_precision`].
+    pub fn in_precision(&self, precision: Precision) -> Self {
+        let mut copy = precision.of(self);
+        if let Self::Energy(predictor) = &mut copy {
+            predictor.block.products = precision;
+        }
+        copy
+    }
+
     /// As [`Encoder::recompute`].
     pub fn recompute(&mut self) {
         match self {

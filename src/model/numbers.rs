@@ -6,8 +6,8 @@ use burn::tensor::Tensor;
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum DeviceFailure {
     #[error(
-        "the device ran out of memory when {0} bytes more were asked for; raise train.accumulate, set train.recompute = \
-         true or lower train.batch"
+        "the device ran out of memory when {0} bytes more were asked for; go on with --set train.recompute=true, or begin \
+         with a higher train.accumulate or a lower train.batch"
     )]
     OutOfMemory(u64),
     #[error("the device failed: {0}")]
@@ -26,14 +26,15 @@ pub fn numbers<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>, DeviceFail
 impl DeviceFailure {
     /// What the tensor library's long story of an error comes to.
     pub fn told(story: &str) -> Self {
-        /// How CUDA's part of the library says that memory is not there, before and after the number of bytes.
-        const SHORT: [(&str, &str); 2] =
-            [("out of device memory allocating ", " bytes"), ("can't allocate buffer of size: ", "\n")];
-        let bytes = SHORT.iter().find_map(|(before, after)| {
+        /// How CUDA's part of the library says that memory is not there, before the number of bytes.
+        const SHORT: [&str; 2] = ["out of device memory allocating ", "can't allocate buffer of size: "];
+        /// Of any other story; what follows are the library's own places.
+        const MOST: usize = 300;
+        let bytes = SHORT.iter().find_map(|before| {
             let (_, rest) = story.split_once(before)?;
-            let number = rest.split(after).next()?;
-            number.trim_matches(|c: char| !c.is_ascii_digit()).parse().ok()
+            rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
         });
-        bytes.map_or_else(|| Self::Other(story.split_whitespace().collect::<Vec<_>>().join(" ")), Self::OutOfMemory)
+        let line = || story.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(MOST).collect();
+        bytes.map_or_else(|| Self::Other(line()), Self::OutOfMemory)
     }
 }

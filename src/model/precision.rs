@@ -2,7 +2,7 @@
 //!
 //! The weights that are trained stay in 32 bits. Where a step computes in bfloat16 it works with copies of those weights
 //! that are made anew each time, through which gradients flow back into 32 bits. Tokens between blocks, norms, softmax
-//! and objectives have 32 bits either way.
+//! on the record and objectives have 32 bits either way; attention off the record is the tensor library's.
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::nn::Linear;
@@ -23,6 +23,14 @@ impl Precision {
         *self == Self::F32
     }
 
+    /// What products of numbers of another precision are computed in.
+    pub fn of_products(self, wide: DType) -> DType {
+        match self {
+            Self::F32 => wide,
+            Self::Bf16 => DType::BF16,
+        }
+    }
+
     /// The module to compute with. What gradients its weights get goes to those of `module`.
     pub fn of<M: Module>(self, module: &M) -> M {
         match self {
@@ -34,26 +42,13 @@ impl Precision {
 
 /// Copies the factors of products into bfloat16: matrices, kernels, and what is added to a product at once.
 struct Halve {
-    /// Types of the modules around a parameter, the innermost last.
-    containers: Vec<Container>,
-}
-
-#[derive(Clone, Copy, PartialEq)]
-enum Container {
-    /// All of it belongs to products.
-    Product,
-    /// Its matrices do, its vectors do not.
-    Energy,
-    Other,
+    /// Of the modules around a parameter, the innermost last: whether all of it belongs to products.
+    containers: Vec<bool>,
 }
 
 impl ModuleMapper for Halve {
     fn enter_module(&mut self, _: &str, container_type: &str) {
-        self.containers.push(match container_type {
-            "Struct:Linear" | "Struct:Depthwise" => Container::Product,
-            "Struct:EnergyAttention" | "Struct:EnergyMemory" => Container::Energy,
-            _ => Container::Other,
-        });
+        self.containers.push(matches!(container_type, "Struct:Linear" | "Struct:Depthwise"));
     }
 
     fn exit_module(&mut self, _: &str, _: &str) {
@@ -61,12 +56,7 @@ impl ModuleMapper for Halve {
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let is_factor = match self.containers.last() {
-            Some(Container::Product) => true,
-            Some(Container::Energy) => D > 1,
-            Some(Container::Other) | None => false,
-        };
-        if !is_factor {
+        if self.containers.last() != Some(&true) {
             return param;
         }
         let (id, tensor, _) = param.consume();

@@ -64,7 +64,8 @@ pub fn collect<M: Module>(module: &M) -> Result<Weights, WeightsError> {
     let mut weights = Weights::new();
     for tensor in module.collect(None, None, SKIP_VARIANTS) {
         let failed = |why: String| WeightsError::Tensor { name: tensor.name.clone(), why };
-        let data = bridge::to_data(&tensor).map_err(|error| failed(DeviceFailure::told(&error.to_string()).to_string()))?;
+        let data =
+            bridge::to_data(&tensor).map_err(|error| failed(DeviceFailure::told(&error.to_string()).to_string()))?;
         let values = data.convert::<f32>().try_to_vec::<f32>().map_err(|error| failed(format!("{error:?}")))?;
         weights.insert(tensor.name.clone(), Array { shape: tensor.shape.to_vec(), values });
     }

@@ -3,11 +3,13 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use burn::tensor::Tensor;
 use serde::Serialize;
 use tokio::runtime::Handle;
 
 use super::{stream, trainer, uploaded};
 use crate::config::Plan;
+use crate::model::numbers;
 use crate::pipeline::{Counts, Pipeline};
 use crate::telemetry::bottleneck::limiting;
 use crate::telemetry::{Stage, StageTotals, Telemetry, processor_time};
@@ -168,13 +170,19 @@ pub(super) fn steps<'a>(
     let batch = batch?;
     // The stream's threads would take the processors from the step.
     drop(batches);
+    let mut before = None;
     Ok(Box::new(move || {
         let start = Instant::now();
         let report = trainer.step(&batch).context("the batch has no masks")?;
-        report.loss.into_scalar::<f32>();
+        wait_for(before.replace(report.loss))?;
         telemetry.stage(Stage::Train).busy(start.elapsed());
         Ok(Some(batch.samples.len()))
     }))
+}
+
+/// Reads the loss of the step before: no more than one step is asked of a device that has not done the last.
+fn wait_for(before: Option<Tensor<1>>) -> Result<()> {
+    before.map_or(Ok(()), |loss| Ok(numbers(loss).map(drop)?))
 }
 
 /// Steps on the stream's batches, from step `first` on.
@@ -187,13 +195,14 @@ pub(super) fn training<'a>(
     telemetry: &'a Telemetry,
 ) -> Result<Make<'a>> {
     let mut batches = uploaded(plan, endless(plan, first, runtime, telemetry)?, place, telemetry)?;
+    let mut before = None;
     Ok(Box::new(move || {
         let Some((batch, _)) = batches.next_batch() else {
             return Ok(None);
         };
         let (batch, start) = (batch?, Instant::now());
         let report = trainer.step(&batch).context("the batch has no masks")?;
-        report.loss.into_scalar::<f32>();
+        wait_for(before.replace(report.loss))?;
         let meter = telemetry.stage(Stage::Train);
         meter.busy(start.elapsed());
         meter.samples(batch.samples.len() as u64);

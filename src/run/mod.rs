@@ -28,11 +28,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
+use burn::tensor::DType;
 use serde::Serialize;
 use tokio::runtime::Handle;
 
 use crate::config::Plan;
+use crate::model::Precision;
 use crate::pipeline::{Counts, Pipeline};
 use crate::telemetry::Telemetry;
 use crate::train::collapse::{Collapse, Health};
@@ -148,6 +150,9 @@ pub fn train(plan: &Plan, folder: &RunFolder, mut around: Surroundings) -> Resul
 /// # Errors
 /// When the weights to begin with cannot be read or belong to another model.
 pub fn trainer(plan: &Plan, place: &Placement, start: Option<&Path>) -> Result<Trainer> {
+    if plan.config.train.precision == Precision::Bf16 && !place.device.supports_dtype(DType::BF16) {
+        bail!("train.precision = \"bf16\": {} cannot compute in it; say \"f32\"", place.name);
+    }
     let device = place.device.clone().autodiff();
     let model = plan.models.init(plan.config.seed, plan.config.train.first_weights, &device);
     let mut trainer = Trainer::new(model, plan.step.clone());

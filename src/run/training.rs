@@ -345,7 +345,8 @@ impl Unread {
     /// The line of `steps.jsonl`, less the rate, which only whoever reads several steps at once can tell.
     fn line(&self) -> Result<StepLine, DeviceFailure> {
         let report = &self.report;
-        let read = |tensor: &Tensor<1>| Ok(numbers(tensor.clone())?.first().map_or(f64::NAN, |number| f64::from(*number)));
+        let read =
+            |tensor: &Tensor<1>| Ok(numbers(tensor.clone())?.first().map_or(f64::NAN, |number| f64::from(*number)));
         let energies = self.energies.clone().map_or_else(|| Ok(Vec::new()), numbers)?;
         let terms = report.terms.iter().map(|(name, term)| Ok((*name, read(term)?)));
         Ok(StepLine {

@@ -91,12 +91,23 @@ fn cuda_devices() -> usize {
 fn cuda(number: usize) -> Placement {
     /// Steps between two looks at the loss on a GPU; the device works on meanwhile.
     const READ_EVERY: usize = 16;
+    keep_kernels();
     Placement {
         device: Device::cuda(number),
         name: format!("cuda:{number}"),
         lookup: Lookup::Gather,
         read_every: READ_EVERY,
     }
+}
+
+/// Has compiled kernels kept on the disk beside what autotuning found, so that a run that is taken up begins at full speed.
+/// Only the first device that is opened can say so; a `cubecl.toml` above the current folder says where.
+#[cfg(feature = "cuda")]
+fn keep_kernels() {
+    use cubecl::config::{CubeClRuntimeConfig, RuntimeConfig};
+    let mut config = CubeClRuntimeConfig::from_current_dir().override_from_env();
+    config.compilation.cache = true;
+    CubeClRuntimeConfig::try_set(config);
 }
 
 #[cfg(not(feature = "cuda"))]

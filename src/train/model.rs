@@ -114,10 +114,10 @@ impl Model {
     /// a step's products.
     pub fn in_precision(&self, precision: Precision) -> Self {
         let predictor = match &self.predictor {
-            Head::Patches(predictor) => Head::Patches(precision.of(predictor)),
+            Head::Patches(predictor) => Head::Patches(predictor.in_precision(precision)),
             Head::Told(_) | Head::Read(_) => self.predictor.clone(),
         };
-        Self { encoder: precision.of(&self.encoder), projector: self.projector.clone(), predictor }
+        Self { encoder: self.encoder.in_precision(precision), projector: self.projector.clone(), predictor }
     }
 }
 

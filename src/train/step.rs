@@ -165,7 +165,7 @@ impl Trainer {
     pub fn backward(&self, batch: &DeviceBatch) -> Option<Backward> {
         let [samples, _, _, _] = batch.images.dims();
         let each = samples.div_ceil(self.config.accumulate).max(1);
-        let target = self.config.precision.of(&self.target);
+        let target = self.target.in_precision(self.config.precision);
         let mut total: Option<Backward> = None;
         for first in (0..samples).step_by(each) {
             let Part { loss, terms, outputs } = self.part(batch, first..samples.min(first + each), &target)?;

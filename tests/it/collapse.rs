@@ -5,7 +5,8 @@ use saccade::checkpoint::read_arrays;
 use saccade::draws::{Draws, Purpose};
 use saccade::model::weights::{self, Array};
 use saccade::model::{
-    Choice, EncoderConfig, FirstWeights, Lookup, PatchPredictorConfig, Precision, PredictorConfig, VitConfig, WeightInit,
+    Choice, EncoderConfig, FirstWeights, Lookup, PatchPredictorConfig, Precision, PredictorConfig, VitConfig,
+    WeightInit,
 };
 use saccade::objective::masked::MaskedWeights;
 use saccade::objective::spectrum::{Spectrum, alpha, deviations, eigenvalues, rankme};
@@ -385,7 +386,18 @@ fn trainer([ema_decay, learning_rate, weight_decay]: [f64; 3], weights: MaskedWe
         ema_decay: [ema_decay; 2],
     };
     let loss = Loss::Masked(weights);
-    Trainer::new(model, StepConfig { accumulate: 1, precision: Precision::F32, recompute: false, clip_norm: None, loss, schedules, probe: None })
+    Trainer::new(
+        model,
+        StepConfig {
+            accumulate: 1,
+            precision: Precision::F32,
+            recompute: false,
+            clip_norm: None,
+            loss,
+            schedules,
+            probe: None,
+        },
+    )
 }
 
 /// C-JEPA's terms are VICReg's of what the encoder says of the context; without them the loss is I-JEPA's.

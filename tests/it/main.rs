@@ -83,8 +83,8 @@ mod tidy;
 
 use std::path::PathBuf;
 
-use burn::tensor::Device;
 use ::saccade::train::DeviceChoice;
+use burn::tensor::Device;
 
 /// The folder of reference data: `SACCADE_REFERENCE` when set, the copies in the repository otherwise.
 fn reference() -> PathBuf {

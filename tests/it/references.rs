@@ -7,7 +7,8 @@ use burn::tensor::{Device, Tensor, TensorData};
 use saccade::checkpoint::read_arrays;
 use saccade::model::weights::{self, Array, Weights};
 use saccade::model::{
-    Choice, EncoderConfig, FirstWeights, Lookup, PatchPredictorConfig, Precision, PredictorConfig, VitConfig, WeightInit,
+    Choice, EncoderConfig, FirstWeights, Lookup, PatchPredictorConfig, Precision, PredictorConfig, VitConfig,
+    WeightInit,
 };
 use saccade::objective::masked::MaskedWeights;
 use saccade::train::masked::wanted;

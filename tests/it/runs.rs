@@ -350,12 +350,13 @@ fn resuming_under_other_settings_is_refused() {
 }
 
 #[test]
-fn number_of_workers_may_change_when_resuming() {
+fn number_of_workers_and_what_is_kept_of_blocks_may_change_when_resuming() {
     let folder = temporary();
     let run = folder.path().join("run");
     copy(&undisturbed_run(), &run);
     fs::remove_dir_all(checkpoints(&run).pop().unwrap()).unwrap();
-    finish(&mut saccade(&["train", "--resume", at(&run), "--set", "stream.workers=5"]), 0);
+    let changes = ["--set", "stream.workers=5", "--set", "train.recompute=true"];
+    finish(saccade(&["train", "--resume", at(&run)]).args(changes), 0);
     assert_same_course(&run);
 }
 

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::again::{self, Piece};
 use crate::model::fused::{LayerNorm, can_draw, draw, exponential};
 use crate::model::init::WeightInit;
+use crate::model::precision::Precision;
 
 /// Standard deviation of the energy's weights at first, as in the reference implementation.
 const WEIGHT_DEVIATION: f64 = 0.002;
@@ -75,6 +76,7 @@ impl EnergyBlockConfig {
             },
             iterations: self.iterations,
             step_size: self.step_size,
+            products: Precision::F32,
             recompute: false,
         }
     }
@@ -91,6 +93,9 @@ pub struct EnergyBlock {
     pub memory: EnergyMemory,
     pub iterations: usize,
     pub step_size: f64,
+    /// Weights are made narrow for each product anew, so that what comes back from all iterations adds up in 32 bits.
+    #[module(skip)]
+    pub products: Precision,
     /// Whether iterations keep nothing for the backward pass but what comes in.
     pub recompute: bool,
 }
@@ -194,6 +199,10 @@ impl EnergyBlock {
 impl Piece<3, 8> for EnergyBlock {
     type Beside = Option<Tensor<2>>;
 
+    fn off_record(real: Self::Beside) -> Self::Beside {
+        real.map(Tensor::inner)
+    }
+
     fn through(&self, tokens: Tensor<3>, real: &Self::Beside) -> Tensor<3> {
         self.forward(tokens, real.clone())
     }
@@ -289,9 +298,9 @@ impl<'a> Slope<'a> {
         let [heads] = attention.beta.dims();
         let [_, inner] = attention.queries.dims();
         let back = |weights: Tensor<2>| weights.transpose() * step_size;
-        let (wide, products) = (attention.beta.val().dtype(), attention.queries.val().dtype());
-        let [queries, keys, patterns] =
-            [&attention.queries, &attention.keys, &memory.patterns].map(|weights| weights.val().cast(wide));
+        let wide = attention.beta.val().dtype();
+        let products = block.products.of_products(wide);
+        let [queries, keys, patterns] = [&attention.queries, &attention.keys, &memory.patterns].map(Param::val);
         let excite = patterns.clone() * memory.beta.val().unsqueeze();
         let from_memories = match memory.kind {
             Memory::Relu => back(excite.clone()),

@@ -3,6 +3,7 @@
 //! approximation (GELU) or keeps the weights of every query for every key (attention).
 
 use std::f64::consts::{FRAC_1_SQRT_2, PI};
+use std::ops::Range;
 
 use burn::backend::DispatchTensor;
 use burn::tensor::activation::{self, softmax};
@@ -12,8 +13,8 @@ use burn::tensor::{Bool, DType, Tensor};
 
 use crate::model::recorded::{WayBack, recorded};
 
-/// Bytes of attention's weights that a way back has in memory at once: on a GPU they are soon those of a whole batch, and
-/// beyond that no larger product is any faster.
+/// Bytes of attention's weights that are in memory at once on the way back, which has four or five more tensors of that
+/// size: on a GPU they are soon those of a whole batch, and beyond that no larger product is any faster.
 pub const WEIGHT_BYTES: usize = 256 << 20;
 
 /// What is added to the score of a hidden key: beyond every real score, and still a number.
@@ -34,13 +35,11 @@ pub fn gelu<const D: usize>(numbers: Tensor<D>) -> Tensor<D> {
 /// - `hidden`: `[batch, 1, 1, tokens]`, true where a key is padding
 pub fn attention(parts: [Tensor<4>; 3], hidden: Option<&Tensor<4, Bool>>, weight_bytes: usize) -> Tensor<4> {
     let [queries, keys, values] = parts.clone().map(Tensor::inner);
-    let [batch, heads, tokens, _] = queries.dims();
     let hidden = hidden.map(|hidden| hidden.clone().inner());
-    let mask = hidden.clone().map(|hidden| hidden.expand([batch, heads, tokens, tokens]));
-    let (q, k, v) = (queries.clone(), keys.clone(), values.clone());
-    let output = module::attention(q, k, v, mask, None, AttentionModuleOptions::default());
-    let way = Attention { queries, keys, values, hidden, output: output.clone(), weight_bytes };
-    recorded::<_, 3, 4>(way, parts.map(Tensor::into_dispatch), output)
+    let mut given = Attention { queries, keys, values: values.clone(), hidden, output: values, weight_bytes };
+    given.output = given.forward();
+    let output = given.output.clone();
+    recorded::<_, 3, 4>(given, parts.map(Tensor::into_dispatch), output)
 }
 
 #[derive(Clone, Debug)]
@@ -70,37 +69,72 @@ struct Attention {
     weight_bytes: usize,
 }
 
+impl Attention {
+    /// By the library where it keeps 32 bits: of narrower numbers it may make a narrower softmax.
+    fn forward(&self) -> Tensor<4> {
+        let (dtype, values) = (self.queries.dtype(), self.values.clone());
+        if dtype == DType::F32 {
+            let (queries, keys) = (self.queries.clone(), self.keys.clone());
+            let [batch, heads, tokens, _] = queries.dims();
+            let mask = self.hidden.clone().map(|hidden| hidden.expand([batch, heads, tokens, tokens]));
+            return module::attention(queries, keys, values, mask, None, AttentionModuleOptions::default());
+        }
+        let keys_turned = self.keys.clone().transpose();
+        let weighted = |some: Range<usize>| {
+            let query = self.queries.clone().narrow(2, some.start, some.len());
+            self.weights(query, &keys_turned).cast(dtype).matmul(values.clone())
+        };
+        Tensor::cat(self.parts().map(weighted).collect(), 2)
+    }
+
+    /// How much some queries take from each key, in 32 bits: `[batch, heads, queries, tokens]`.
+    fn weights(&self, query: Tensor<4>, keys_turned: &Tensor<4>) -> Tensor<4> {
+        let scores = query.matmul(keys_turned.clone()).cast(DType::F32).mul_scalar(self.scale());
+        let shape = scores.dims();
+        softmax(
+            match &self.hidden {
+                Some(hidden) => scores.mask_fill(hidden.clone().expand(shape), HIDDEN),
+                None => scores,
+            },
+            3,
+        )
+    }
+
+    fn scale(&self) -> f64 {
+        let [_, _, _, head_width] = self.queries.dims();
+        (head_width as f64).sqrt().recip()
+    }
+
+    /// Queries whose weights are in memory together.
+    fn parts(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        let [batch, heads, tokens, _] = self.queries.dims();
+        let weights = batch * heads * tokens * tokens * size_of::<f32>();
+        let parts = weights.div_ceil(self.weight_bytes.max(1)).clamp(1, tokens.max(1));
+        let rows = tokens.div_ceil(parts).max(1);
+        (0..tokens).step_by(rows).map(move |first| first..tokens.min(first + rows))
+    }
+}
+
 /// The weights of some queries at a time are computed again, and each query's share of the softmax's slope comes from
 /// its output (Dao et al. 2022, appendix B.4).
 impl WayBack<3> for Attention {
     fn gradients(self, of_output: DispatchTensor) -> [DispatchTensor; 3] {
-        let Self { queries, keys, values, hidden, output, weight_bytes } = self;
-        let (slope, dtype) = (Tensor::<4>::from_dispatch(of_output), queries.dtype());
-        let [batch, heads, tokens, head_width] = queries.dims();
-        let scale = (head_width as f64).sqrt().recip();
-        let weights = batch * heads * tokens * tokens * size_of::<f32>();
-        let parts = weights.div_ceil(weight_bytes.max(1)).clamp(1, tokens.max(1));
-        let rows = tokens.div_ceil(parts).max(1);
-        let (keys_turned, values_turned) = (keys.clone().transpose(), values.transpose());
-        let mut of_queries = Vec::with_capacity(parts);
+        let (slope, dtype) = (Tensor::<4>::from_dispatch(of_output), self.queries.dtype());
+        let (keys_turned, values_turned) = (self.keys.clone().transpose(), self.values.clone().transpose());
+        let mut of_queries = Vec::new();
         let [mut of_keys, mut of_values]: [Option<Tensor<4>>; 2] = [None, None];
-        for first in (0..tokens).step_by(rows) {
-            let some = |of: &Tensor<4>| of.clone().narrow(2, first, rows.min(tokens - first));
-            let (query, gradient) = (some(&queries), some(&slope));
-            let scores = query.clone().matmul(keys_turned.clone()).cast(DType::F32).mul_scalar(scale);
-            let scores = match &hidden {
-                Some(hidden) => scores.clone().mask_fill(hidden.clone().expand(scores.dims()), HIDDEN),
-                None => scores,
-            };
-            let weights = softmax(scores, 3);
-            let own = (gradient.clone().cast(DType::F32) * some(&output).cast(DType::F32)).sum_dim(3);
+        for part in self.parts() {
+            let some = |of: &Tensor<4>| of.clone().narrow(2, part.start, part.len());
+            let (query, gradient) = (some(&self.queries), some(&slope));
+            let weights = self.weights(query.clone(), &keys_turned);
+            let own = (gradient.clone().cast(DType::F32) * some(&self.output).cast(DType::F32)).sum_dim(3);
             let of_weights = gradient.clone().matmul(values_turned.clone()).cast(DType::F32);
-            let of_scores = (weights.clone() * (of_weights - own)).mul_scalar(scale).cast(dtype);
-            of_queries.push(of_scores.clone().matmul(keys.clone()));
+            let of_scores = (weights.clone() * (of_weights - own)).mul_scalar(self.scale()).cast(dtype);
+            of_queries.push(of_scores.clone().matmul(self.keys.clone()));
             add(&mut of_keys, of_scores.transpose().matmul(query));
             add(&mut of_values, weights.cast(dtype).transpose().matmul(gradient));
         }
-        let whole = |sum: Option<Tensor<4>>| sum.unwrap_or_else(|| keys.zeros_like()).cast(dtype).into_dispatch();
+        let whole = |sum: Option<Tensor<4>>| sum.unwrap_or_else(|| self.keys.zeros_like()).cast(dtype).into_dispatch();
         [Tensor::cat(of_queries, 2).into_dispatch(), whole(of_keys), whole(of_values)]
     }
 }

@@ -113,7 +113,10 @@ fn names_that_would_be_read_as_others_are_refused() {
         drop(writer);
         ShardWriter::create(&path, false).unwrap()
     };
-    ["a", "b", "a"].into_iter().zip(["ppm", "ppm", "cls"]).for_each(|(key, end)| writer.add(key, end, "1".into()).unwrap());
+    ["a", "b", "a"]
+        .into_iter()
+        .zip(["ppm", "ppm", "cls"])
+        .for_each(|(key, end)| writer.add(key, end, "1".into()).unwrap());
     assert!(matches!(writer.finish(&no_cache()).unwrap_err(), WriteError::Unsound { .. }));
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "a shard that failed leaves nothing");
 }

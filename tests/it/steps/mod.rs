@@ -1,5 +1,6 @@
-//! One training step, computed in other ways: in bfloat16, with blocks gone through again, on a share of a batch each.
+//! One training step, computed in other ways: in bfloat16, with blocks gone through again, and on a device that fails.
 
+mod failures;
 mod precision;
 mod recompute;
 
@@ -32,8 +33,37 @@ const TARGET: usize = 3;
 
 /// Every kind of model that can be trained, with an objective that it is trained by.
 fn kinds() -> Vec<(&'static str, ModelConfig, Loss)> {
-    let vit = VitConfig::free(SIDE, SIDE / GRID, 32, 2, 2);
-    let energy = |memory| EnergyConfig {
+    let vit = EncoderConfig::Vit(VitConfig::free(SIDE, SIDE / GRID, 32, 2, 2));
+    let convnext = EncoderConfig::ConvNext(ConvNextConfig {
+        image: SIDE,
+        stem: 4,
+        depths: [1, 2, 0, 0],
+        widths: [16, 32, 0, 0],
+        layer_scale: 0.1,
+    });
+    let told = Loss::Told(SaccadeWeights { prediction: 1.0, cycle: 0.5, variance: 0.5, covariance: 0.1 });
+    let weights = ReadWeights { direction: 1.0, magnitude: 1.0, rotation: 1.0, variance: 0.5, covariance: 0.1 };
+    let read = Loss::Read { weights, unit: SaccadeUnit::new(0.3, 0.2) };
+    let transformer = HeadConfig::Told(ShiftPredictorConfig::Transformer { tokens: 4, width: 16, depth: 1, heads: 2 });
+    let mlp = HeadConfig::Told(ShiftPredictorConfig::Mlp { hidden: 32, layers: 2 });
+    let reader = HeadConfig::Read(ShiftReaderConfig { hidden: 32, layers: 2 });
+    vec![
+        kind("vit", vit, HeadConfig::Patches(PatchPredictorConfig::Vit(PredictorConfig::new(16, 2, 2)))),
+        energy("energy with softmax memory", Memory::Softmax),
+        energy("energy with relu memory", Memory::Relu),
+        of_views("vit told the saccade", vit, transformer, told),
+        of_views("convnext told the saccade", convnext, mlp, told),
+        of_views("convnext that reads the saccade", convnext, reader, read),
+    ]
+}
+
+fn kind(what: &'static str, encoder: EncoderConfig, predictor: HeadConfig) -> (&'static str, ModelConfig, Loss) {
+    let loss = Loss::Masked(MaskedWeights { variance: 0.1, covariance: 0.1 });
+    (what, ModelConfig { encoder, projector: None, predictor }, loss)
+}
+
+fn energy(what: &'static str, memory: Memory) -> (&'static str, ModelConfig, Loss) {
+    let encoder = EnergyConfig {
         image: SIDE,
         patch: SIDE / GRID,
         width: 32,
@@ -44,7 +74,7 @@ fn kinds() -> Vec<(&'static str, ModelConfig, Loss)> {
         iterations: 3,
         step_size: 0.5,
     };
-    let energy_predictor = |memory| EnergyPredictorConfig {
+    let predictor = EnergyPredictorConfig {
         width: 16,
         heads: 2,
         head_width: 8,
@@ -53,52 +83,20 @@ fn kinds() -> Vec<(&'static str, ModelConfig, Loss)> {
         iterations: 2,
         step_size: 0.5,
     };
-    let convnext =
-        ConvNextConfig { image: SIDE, stem: 4, depths: [1, 2, 0, 0], widths: [16, 32, 0, 0], layer_scale: 0.1 };
-    let told = Loss::Told(SaccadeWeights { prediction: 1.0, cycle: 0.5, variance: 0.5, covariance: 0.1 });
-    let weights = ReadWeights { direction: 1.0, magnitude: 1.0, rotation: 1.0, variance: 0.5, covariance: 0.1 };
-    let read = Loss::Read { weights, unit: SaccadeUnit::new(0.3, 0.2) };
-    let masked = Loss::Masked(MaskedWeights { variance: 0.1, covariance: 0.1 });
-    let patches = |encoder, predictor| ModelConfig { encoder, projector: None, predictor: HeadConfig::Patches(predictor) };
-    let views = |encoder, predictor| ModelConfig {
-        encoder,
-        projector: Some(ProjectorConfig { hidden: 32, layers: 2, width: 24 }),
-        predictor,
-    };
-    let transformer = ShiftPredictorConfig::Transformer { tokens: 4, width: 16, depth: 1, heads: 2 };
-    vec![
-        ("vit", patches(EncoderConfig::Vit(vit), PatchPredictorConfig::Vit(PredictorConfig::new(16, 2, 2))), masked),
-        (
-            "energy with softmax memory",
-            patches(
-                EncoderConfig::Energy(energy(Memory::Softmax)),
-                PatchPredictorConfig::Energy(energy_predictor(Memory::Softmax)),
-            ),
-            masked,
-        ),
-        (
-            "energy with relu memory",
-            patches(
-                EncoderConfig::Energy(energy(Memory::Relu)),
-                PatchPredictorConfig::Energy(energy_predictor(Memory::Relu)),
-            ),
-            masked,
-        ),
-        ("vit told the saccade", views(EncoderConfig::Vit(vit), HeadConfig::Told(transformer)), told),
-        (
-            "convnext told the saccade",
-            views(
-                EncoderConfig::ConvNext(convnext),
-                HeadConfig::Told(ShiftPredictorConfig::Mlp { hidden: 32, layers: 2 }),
-            ),
-            told,
-        ),
-        (
-            "convnext that reads the saccade",
-            views(EncoderConfig::ConvNext(convnext), HeadConfig::Read(ShiftReaderConfig { hidden: 32, layers: 2 })),
-            read,
-        ),
-    ]
+    kind(what, EncoderConfig::Energy(encoder), HeadConfig::Patches(PatchPredictorConfig::Energy(predictor)))
+}
+
+fn of_views(
+    what: &'static str,
+    encoder: EncoderConfig,
+    predictor: HeadConfig,
+    loss: Loss,
+) -> (&'static str, ModelConfig, Loss) {
+    (
+        what,
+        ModelConfig { encoder, projector: Some(ProjectorConfig { hidden: 32, layers: 2, width: 24 }), predictor },
+        loss,
+    )
 }
 
 /// How a step of these tests is made, but for what each of them is about.
@@ -145,9 +143,8 @@ fn batch_of(samples: usize, step: u64, padded: bool) -> DeviceBatch {
         is_context.extend((0..CONTEXT).map(real));
         is_target.extend((0..2 * TARGET).map(|place| real(place % TARGET)));
     }
-    let choice = |indices: &[u32], real: &[bool]| {
-        Choice::new(indices, real, indices.len() / samples, Lookup::Rows, &device)
-    };
+    let choice =
+        |indices: &[u32], real: &[bool]| Choice::new(indices, real, indices.len() / samples, Lookup::Rows, &device);
     let target_patches = is_target.iter().filter(|real| **real).count();
     let masks = DeviceMasks {
         context: choice(&context, &is_context),

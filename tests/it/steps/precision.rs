@@ -3,8 +3,8 @@
 use saccade::model::Precision;
 use saccade::train::{HeadConfig, Trainer};
 
-use crate::device;
 use super::{batch, config, gradients, kinds, number, trainer};
+use crate::device;
 
 /// A bfloat16 has 8 bits: gradients that went through a dozen of them point the same way up to a percent.
 const LEAST_COSINE: f64 = 0.995;
@@ -27,7 +27,8 @@ fn gradients_point_where_those_of_32_bits_do() {
             assert!((here - there).abs() < 0.02 * there, "{what}: loss {here}, in 32 bits {there}");
             assert!(theirs.len() > 10 && theirs.len() == ours.len(), "{what}: {} and {}", theirs.len(), ours.len());
             let (theirs, ours) = (theirs.concat(), ours.concat());
-            let product = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+            let product =
+                |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
             let lengths = [&theirs, &ours].map(|all| product(all, all).sqrt());
             let cosine = product(&theirs, &ours) / lengths[0] / lengths[1];
             assert!(cosine > LEAST_COSINE, "{what}, padded {padded}: cosine {cosine}, lengths {lengths:?}");
@@ -48,7 +49,8 @@ fn losses_fall_as_in_32_bits() {
             (0..240).map(|step| number(&trainer.step(&batch(step, step % 2 == 1)).unwrap().loss)).collect::<Vec<f64>>()
         };
         let (theirs, ours) = (course(Precision::F32), course(Precision::Bf16));
-        let means = |course: &[f64]| course.chunks(WINDOW).map(|some| some.iter().sum::<f64>() / WINDOW as f64).collect();
+        let means =
+            |course: &[f64]| course.chunks(WINDOW).map(|some| some.iter().sum::<f64>() / WINDOW as f64).collect();
         let (theirs, ours): (Vec<f64>, Vec<f64>) = (means(&theirs), means(&ours));
 
         // What holds views together and features apart at once need not fall.
@@ -76,7 +78,8 @@ fn a_trainer_in_bfloat16_goes_on_to_the_bit() {
         second.restore(state, &device()).unwrap();
 
         for step in 3..5 {
-            let losses = [&mut first, &mut second].map(|trainer| number(&trainer.step(&batch(step, false)).unwrap().loss));
+            let losses =
+                [&mut first, &mut second].map(|trainer| number(&trainer.step(&batch(step, false)).unwrap().loss));
             assert_eq!(losses[0], losses[1], "{what}, step {step}");
         }
         assert!(first.state().unwrap().weights == second.state().unwrap().weights, "{what}");

@@ -1,7 +1,10 @@
 //! Blocks that are gone through again on the way back: the same numbers, and less memory.
 
+use saccade::model::{EncoderConfig, Precision};
+
 use super::{batch, batch_of, config, gradients, kinds, number, trainer};
 use crate::allocations::Account;
+use crate::slack;
 
 /// What the order of a sum may change, against the largest gradient: an Energy Transformer's iterations share their
 /// weights, whose gradients are then summed in another order.
@@ -10,17 +13,23 @@ const REORDERED: f32 = 2e-5;
 #[test]
 fn gradients_are_those_of_blocks_that_are_kept() {
     for (what, models, loss) in kinds() {
-        for padded in [false, true] {
+        for (padded, precision) in [(false, Precision::F32), (true, Precision::F32), (true, Precision::Bf16)] {
             let batch = batch(3, padded);
-            let kept = trainer(&models, config(loss));
-            let mut again = config(loss);
-            again.recompute = true;
-            let again = trainer(&models, again);
+            let with = |recompute: bool| {
+                let mut config = config(loss);
+                (config.precision, config.recompute) = (precision, recompute);
+                trainer(&models, config)
+            };
+            let [kept, again] = [false, true].map(with);
             let (there, here) = (kept.backward(&batch).unwrap(), again.backward(&batch).unwrap());
 
             let (theirs, ours) = (number(&there.loss), number(&here.loss));
-            let is_exact = !what.starts_with("energy");
-            assert!(theirs == ours || (!is_exact && (theirs - ours).abs() < 1e-6), "{what}: {ours}, not {theirs}");
+            // Elsewhere the second way forward may be made of other kernels.
+            let is_exact = !what.starts_with("energy") && slack() == 1.0;
+            assert!(
+                theirs == ours || (!is_exact && (theirs - ours).abs() < 1e-6 * f64::from(slack())),
+                "{what}: {ours}, not {theirs}"
+            );
             let theirs = gradients(kept.model(), &there.gradients);
             let ours = gradients(again.model(), &here.gradients);
             assert!(theirs.len() > 10 && theirs.len() == ours.len(), "{what}: {} and {}", theirs.len(), ours.len());
@@ -31,7 +40,10 @@ fn gradients_are_those_of_blocks_that_are_kept() {
                 }
                 let largest = theirs.iter().fold(1e-6f32, |most, value| most.max(value.abs()));
                 let apart = ours.iter().zip(theirs).fold(0f32, |most, (ours, theirs)| most.max((ours - theirs).abs()));
-                assert!(apart <= REORDERED * largest, "{what}: gradient {place} differs by {apart} of {largest}");
+                assert!(
+                    apart <= REORDERED * slack() * largest,
+                    "{what}: gradient {place} differs by {apart} of {largest}"
+                );
             }
         }
     }
@@ -40,7 +52,7 @@ fn gradients_are_those_of_blocks_that_are_kept() {
 #[test]
 fn so_much_less_is_kept_between_the_ways() {
     let (_, mut models, loss) = kinds().remove(0);
-    let saccade::model::EncoderConfig::Vit(vit) = &mut models.encoder else { panic!("the first kind is a ViT") };
+    let EncoderConfig::Vit(vit) = &mut models.encoder else { panic!("the first kind is a ViT") };
     vit.depth = 12;
     // Gradients are held either way: many samples have more of what need not be.
     let batch = batch_of(128, 3, false);
