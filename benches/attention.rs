@@ -25,7 +25,7 @@ type Way = fn(&Tensor<3>) -> Option<Tensor<3>>;
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let asked = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
     let place = asked.as_deref().unwrap_or("auto").parse::<DeviceChoice>()?.open()?;
-    let is_cpu = place.name == "cpu";
+    let is_cpu = place.is_cpu();
     let precisions: &[DType] = if is_cpu { &[DType::F32] } else { &[DType::F32, DType::BF16] };
     let mut out = io::stdout().lock();
     writeln!(out, "{}: {HEADS} heads of {HEAD_WIDTH}", place.name)?;

@@ -52,7 +52,7 @@ def arguments():
 class Check:
     def __init__(self, options):
         self.options, self.failures, self.began = options, [], time.monotonic()
-        self.is_cpu = options.device == "cpu"
+        self.is_cpu = options.device.startswith("cpu")
         self.shards = [f"data.train={options.data or TRAIN_SHARDS}", f"data.validation={OTHER_SHARDS}", "data.window=4"]
 
     def call(self, *command, seconds=300, **environment):
@@ -212,7 +212,7 @@ class Memory:
 
     def __init__(self, device):
         self.most, self.over, self.number = None, threading.Event(), device.partition(":")[2] or "0"
-        is_there = device != "cpu" and shutil.which("nvidia-smi")
+        is_there = not device.startswith("cpu") and shutil.which("nvidia-smi")
         self.thread = threading.Thread(target=self.watch) if is_there else None
 
     def watch(self):

@@ -113,7 +113,7 @@ pub struct TrainConfig {
     pub epochs: f64,
     /// Samples of one update, over all micro-batches.
     pub batch: usize,
-    /// Micro-batches that make one update; more of them need less memory.
+    /// Micro-batches of each rank that make one update; more of them need less memory.
     #[serde(default = "one")]
     pub accumulate: usize,
     /// What matrix products are computed in: `"bf16"` is for GPUs, whose units for it are twice as fast as those for
@@ -372,7 +372,8 @@ impl Plan {
         let augment = AugmentConfig { size: side, ..self.config.augment.clone() };
         let every = most.map_or(1, |most| samples.div_ceil(most).max(1));
         // What fits a training step fits here, where nothing is kept for a backward pass.
-        let batch = self.config.train.batch.div_ceil(self.config.train.accumulate);
+        let batch =
+            self.config.train.batch.div_ceil(self.config.train.accumulate.saturating_mul(self.config.device.ranks()));
         let (decode, on_lost_shard) = (self.config.decode, self.config.data.on_lost_shard);
         StreamSpec { order: Order::InOrder { every }, batch, decode, augment, saccade: None, mask: None, on_lost_shard }
     }
@@ -420,7 +421,9 @@ impl Plan {
 /// What decides the course of a run beside the data, as text.
 pub fn course(config: &RunConfig, models: &ModelConfig) -> String {
     // Changes what is kept for the backward pass, and nothing that comes of it.
-    let train = TrainConfig { recompute: false, ..config.train.clone() };
+    let accumulate = config.train.accumulate.saturating_mul(config.device.ranks());
+    // Terms may look at a part of a batch, whichever rank has it.
+    let train = TrainConfig { recompute: false, accumulate, ..config.train.clone() };
     serde_json::json!({
         "seed": config.seed, "window": config.data.window, "decode": config.decode, "augment": config.augment, "pixels": config.pixels,
         "objective": config.objective, "mask": config.mask, "saccade": config.saccade, "models": models, "train": train,

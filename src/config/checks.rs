@@ -30,8 +30,13 @@ pub(super) fn check_ranges(config: &RunConfig) -> Result<(), ConfigError> {
     positive("train.epochs", train.epochs)?;
     at_least_one("train.batch", train.batch as u64)?;
     at_least_one("train.accumulate", train.accumulate as u64)?;
+    let ranks = config.device.ranks();
     if train.accumulate > train.batch {
         return Err(value("train.accumulate", train.accumulate, "must not exceed train.batch"));
+    }
+    if ranks > 1 && !train.batch.is_multiple_of(train.accumulate.saturating_mul(ranks)) {
+        let why = format!("must be a multiple of train.accumulate = {} times {ranks} ranks", train.accumulate);
+        return Err(value("train.batch", train.batch, &why));
     }
     finite("train.learning_rate", &train.learning_rate)?;
     finite("train.warmup_epochs", &[train.warmup_epochs])?;

@@ -220,7 +220,7 @@ fn check_together(config: &RunConfig) -> Result<(), ConfigError> {
              \"energy\"",
         ));
     }
-    let each = config.train.batch.div_ceil(config.train.accumulate.max(1));
+    let each = config.train.batch.div_ceil(config.train.accumulate.max(1).saturating_mul(config.device.ranks()));
     let needs_two = match config.objective {
         ObjectiveTable::Ijepa(weights) => weights.is_any(),
         ObjectiveTable::Saccade(_) | ObjectiveTable::SaccadeRead(_) => true,

@@ -66,6 +66,15 @@ impl Choice {
         }
     }
 
+    /// The same choice on another device.
+    pub fn on(&self, device: &Device) -> Self {
+        Self {
+            indices: self.indices.clone().to_device(device),
+            real: self.real.clone().map(|real| real.to_device(device)),
+            lookup: self.lookup,
+        }
+    }
+
     /// The same choice where operations are recorded for the backward pass.
     pub fn autodiff(&self) -> Self {
         Self {

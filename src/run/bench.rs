@@ -173,7 +173,7 @@ pub(super) fn steps<'a>(
     let mut before = None;
     Ok(Box::new(move || {
         let start = Instant::now();
-        let report = trainer.step(&batch).context("the batch has no masks")?;
+        let report = trainer.step(&batch)?;
         wait_for(before.replace(report.loss))?;
         telemetry.stage(Stage::Train).busy(start.elapsed());
         Ok(Some(batch.samples.len()))
@@ -201,7 +201,7 @@ pub(super) fn training<'a>(
             return Ok(None);
         };
         let (batch, start) = (batch?, Instant::now());
-        let report = trainer.step(&batch).context("the batch has no masks")?;
+        let report = trainer.step(&batch)?;
         wait_for(before.replace(report.loss))?;
         let meter = telemetry.stage(Stage::Train);
         meter.busy(start.elapsed());

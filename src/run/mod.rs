@@ -155,7 +155,7 @@ pub fn trainer(plan: &Plan, place: &Placement, start: Option<&Path>) -> Result<T
     }
     let device = place.device.clone().autodiff();
     let model = plan.models.init(plan.config.seed, plan.config.train.first_weights, &device);
-    let mut trainer = Trainer::new(model, plan.step.clone());
+    let mut trainer = Trainer::new(model, plan.step.clone()).spread(place.ranks.clone());
     if let Some(path) = start {
         let imported = exchange::open(path)?;
         let put = imported.check_encoder(&plan.models.encoder).and_then(|()| imported.put_into(&mut trainer));

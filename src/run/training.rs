@@ -151,7 +151,7 @@ impl<'a> Training<'a> {
     }
 
     fn step(&mut self, batch: DeviceBatch, waited: Duration, around: &Surroundings) -> Result<()> {
-        let Some(report) = self.trainer.step(&batch) else { bail!("step {}: the batch has no masks", batch.step) };
+        let report = self.trainer.step(&batch).with_context(|| format!("step {}", batch.step))?;
         around.telemetry.stage(Stage::Train).samples(report.samples as u64);
         self.folder.quarantine(&batch.quarantined)?;
         self.counts = batch.counts;

@@ -357,7 +357,7 @@ impl Session<'_> {
     }
 
     fn shares_cores(&self) -> bool {
-        self.place.name == "cpu"
+        self.place.is_cpu()
     }
 
     fn left(&self) -> Duration {

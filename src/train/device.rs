@@ -10,13 +10,18 @@ use crate::model::Lookup;
 pub enum DeviceChoice {
     /// The first GPU if this build can use one and there is one, otherwise the CPU.
     Auto,
-    Cpu,
-    Cuda(usize),
+    /// So many ranks, which share its cores.
+    Cpu { ranks: usize },
+    /// GPUs from the first to the last of these numbers, a rank on each.
+    Cuda { first: usize, last: usize },
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
-    #[error("device \"{0}\" is not known; say \"auto\", \"cpu\" or \"cuda:0\"")]
+    #[error(
+        "device \"{0}\" is not known; say \"auto\", \"cpu\", \"cuda:0\", \"cuda:0-3\" for several GPUs, or \"cpu:2\" for two \
+         ranks on the CPU"
+    )]
     Unknown(String),
     #[error("device \"cuda:{0}\" needs a build with `--features cuda`; this one is for the CPU: say device = \"cpu\"")]
     NotBuilt(usize),
@@ -30,13 +35,30 @@ pub enum DeviceError {
 #[derive(Clone, Debug)]
 pub struct Placement {
     pub device: Device,
+    /// Where all ranks of data-parallel training are: the first on `device`, the others there or on devices of their own.
+    pub ranks: Vec<Device>,
     pub name: String,
     pub lookup: Lookup,
     /// How many steps pass before losses are read back: reading waits for the device, which costs nothing on the CPU.
     pub read_every: usize,
 }
 
+impl Placement {
+    pub fn is_cpu(&self) -> bool {
+        self.lookup == Lookup::Rows
+    }
+}
+
 impl DeviceChoice {
+    /// Ranks that share a batch out among them.
+    pub fn ranks(self) -> usize {
+        match self {
+            Self::Auto => 1,
+            Self::Cpu { ranks } => ranks,
+            Self::Cuda { first, last } => last - first + 1,
+        }
+    }
+
     /// Choosing the CPU has the process keep memory that it frees.
     ///
     /// # Errors
@@ -44,16 +66,20 @@ impl DeviceChoice {
     pub fn open(self) -> Result<Placement, DeviceError> {
         let found = cuda_devices();
         match self {
-            Self::Cuda(wanted) if !cfg!(feature = "cuda") => Err(DeviceError::NotBuilt(wanted)),
-            Self::Cuda(wanted) if wanted >= found => Err(DeviceError::Absent { wanted, found }),
-            Self::Cuda(number) => Ok(cuda(number)),
-            Self::Auto if found > 0 => Ok(cuda(0)),
-            Self::Auto | Self::Cpu => {
-                keep_memory();
-                Ok(Placement { device: Device::flex(), name: "cpu".into(), lookup: Lookup::Rows, read_every: 1 })
-            }
+            Self::Cuda { last: wanted, .. } if !cfg!(feature = "cuda") => Err(DeviceError::NotBuilt(wanted)),
+            Self::Cuda { last: wanted, .. } if wanted >= found => Err(DeviceError::Absent { wanted, found }),
+            Self::Cuda { first, last } => Ok(cuda(first, last)),
+            Self::Auto if found > 0 => Ok(cuda(0, 0)),
+            Self::Auto => Ok(cpu(1)),
+            Self::Cpu { ranks } => Ok(cpu(ranks)),
         }
     }
+}
+
+fn cpu(ranks: usize) -> Placement {
+    keep_memory();
+    let name = DeviceChoice::Cpu { ranks }.to_string();
+    Placement { device: Device::flex(), ranks: vec![Device::flex(); ranks], name, lookup: Lookup::Rows, read_every: 1 }
 }
 
 /// Has freed memory kept for the next step. A step on the CPU takes and frees every tensor anew, and what the system
@@ -88,13 +114,14 @@ fn cuda_devices() -> usize {
 }
 
 #[cfg(feature = "cuda")]
-fn cuda(number: usize) -> Placement {
+fn cuda(first: usize, last: usize) -> Placement {
     /// Steps between two looks at the loss on a GPU; the device works on meanwhile.
     const READ_EVERY: usize = 16;
     keep_kernels();
     Placement {
-        device: Device::cuda(number),
-        name: format!("cuda:{number}"),
+        device: Device::cuda(first),
+        ranks: (first..=last).map(Device::cuda).collect(),
+        name: DeviceChoice::Cuda { first, last }.to_string(),
         lookup: Lookup::Gather,
         read_every: READ_EVERY,
     }
@@ -111,8 +138,8 @@ fn keep_kernels() {
 }
 
 #[cfg(not(feature = "cuda"))]
-fn cuda(number: usize) -> Placement {
-    unreachable!("cuda:{number} is refused before it is opened")
+fn cuda(first: usize, _: usize) -> Placement {
+    unreachable!("cuda:{first} is refused before it is opened")
 }
 
 impl std::str::FromStr for DeviceChoice {
@@ -122,10 +149,29 @@ impl std::str::FromStr for DeviceChoice {
         let unknown = || DeviceError::Unknown(text.into());
         match text {
             "auto" => Ok(Self::Auto),
-            "cpu" => Ok(Self::Cpu),
-            "cuda" => Ok(Self::Cuda(0)),
-            _ => text.strip_prefix("cuda:").and_then(|number| number.parse().ok()).map(Self::Cuda).ok_or_else(unknown),
+            "cpu" => Ok(Self::Cpu { ranks: 1 }),
+            "cuda" => Ok(Self::Cuda { first: 0, last: 0 }),
+            _ => several(text).ok_or_else(unknown),
         }
+    }
+}
+
+/// `cpu:RANKS`, `cuda:NUMBER` or `cuda:FIRST-LAST`.
+fn several(text: &str) -> Option<DeviceChoice> {
+    /// More than any box has GPUs, and more threads of one model than any box has cores for.
+    const MOST_RANKS: usize = 64;
+    let (kind, numbers) = text.split_once(':')?;
+    let number = |text: &str| text.bytes().all(|digit| digit.is_ascii_digit()).then(|| text.parse::<usize>().ok())?;
+    match kind {
+        "cpu" => {
+            number(numbers).filter(|ranks| (1..=MOST_RANKS).contains(ranks)).map(|ranks| DeviceChoice::Cpu { ranks })
+        }
+        "cuda" => {
+            let (first, last) = numbers.split_once('-').unwrap_or((numbers, numbers));
+            let (first, last) = (number(first)?, number(last)?);
+            (first <= last && last - first < MOST_RANKS).then_some(DeviceChoice::Cuda { first, last })
+        }
+        _ => None,
     }
 }
 
@@ -133,8 +179,10 @@ impl std::fmt::Display for DeviceChoice {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Auto => f.write_str("auto"),
-            Self::Cpu => f.write_str("cpu"),
-            Self::Cuda(number) => write!(f, "cuda:{number}"),
+            Self::Cpu { ranks: 1 } => f.write_str("cpu"),
+            Self::Cpu { ranks } => write!(f, "cpu:{ranks}"),
+            Self::Cuda { first, last } if first == last => write!(f, "cuda:{first}"),
+            Self::Cuda { first, last } => write!(f, "cuda:{first}-{last}"),
         }
     }
 }

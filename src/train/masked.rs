@@ -25,7 +25,8 @@ pub fn part(
     samples: &Range<usize>,
     weights: &MaskedWeights,
 ) -> Part {
-    let (context, targets) = (masks.context.samples(samples), masks.targets.samples(samples));
+    let here = images.device();
+    let (context, targets) = (masks.context.samples(samples).on(&here), masks.targets.samples(samples).on(&here));
     let features = target.forward(images.clone(), None);
     let seen = pooled(features.clone(), None, 1);
     let wanted = wanted(features, &targets, masks.blocks);

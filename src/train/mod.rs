@@ -11,6 +11,7 @@ pub mod part;
 pub mod probe;
 pub mod masked;
 pub mod saccade;
+pub mod replica;
 pub mod step;
 
 pub use collapse::Watch;

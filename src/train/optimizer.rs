@@ -34,6 +34,11 @@ impl Gradients {
         }
     }
 
+    /// The same on another device.
+    pub fn on(self, device: &Device) -> Self {
+        Self(self.0.into_iter().map(|(id, gradient)| (id, gradient.to_device(device))).collect())
+    }
+
     /// The norm over all parameters together, `[1]`; it stays on the device until it is read.
     pub fn norm(&self) -> Option<Tensor<1>> {
         let squares: Vec<Tensor<1>> = self.0.iter().map(|(_, gradient)| gradient.clone().square().sum()).collect();

@@ -1,6 +1,6 @@
 //! What an objective makes of one micro-batch.
 
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 
 /// One vector a sample of what each model says, `[samples, width]`: what shows whether it still tells them apart.
 #[derive(Clone, Debug)]
@@ -11,6 +11,13 @@ pub struct Outputs {
 }
 
 impl Outputs {
+    /// The same on another device.
+    pub fn on(self, device: &Device) -> Self {
+        let Self { encoder, target, predictor } = self;
+        let [encoder, target, predictor] = [encoder, target, predictor].map(|output| output.to_device(device));
+        Self { encoder, target, predictor }
+    }
+
     /// Puts another micro-batch's samples behind these.
     pub fn add(&mut self, other: Self) {
         let Self { encoder, target, predictor } = other;

@@ -78,7 +78,8 @@ pub fn read(
 
 impl Views<'_> {
     fn second(&self) -> Tensor<4> {
-        self.pair.second.clone().narrow(0, self.samples.start, self.samples.len())
+        let second = self.pair.second.clone().narrow(0, self.samples.start, self.samples.len());
+        second.to_device(&self.first.device())
     }
 }
 

@@ -1,7 +1,6 @@
 //! One optimizer update: device batch in, changed weights and a report out.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use burn::module::Module;
@@ -9,12 +8,11 @@ use burn::tensor::{Device, Tensor};
 
 use super::collapse::ROWS;
 use super::ema::blend;
-use super::masked;
-use super::model::{Head, Loss, Model, names};
-use super::optimizer::{AdamW, Gradients};
-use super::part::{Outputs, Part};
+use super::model::{Loss, Model, names};
+use super::optimizer::AdamW;
+use super::part::Outputs;
 use super::probe::{OnlineProbe, ProbeConfig, Probed};
-use super::saccade::{self, Target, Views};
+use super::replica::{self, Backward, Replica, StepError};
 use super::schedule::Schedules;
 use super::upload::DeviceBatch;
 use crate::model::weights::{self, Weights, WeightsError};
@@ -26,7 +24,7 @@ pub const PROBE: &str = "probe.";
 /// How a step is made.
 #[derive(Clone, Debug)]
 pub struct StepConfig {
-    /// Micro-batches whose gradients make one update.
+    /// Micro-batches of each rank whose gradients make one update.
     pub accumulate: usize,
     /// What matrix products are computed in.
     pub precision: Precision,
@@ -58,14 +56,6 @@ pub struct StepReport {
     pub took: Duration,
 }
 
-/// What the backward passes of a batch give.
-pub struct Backward {
-    pub loss: Tensor<1>,
-    pub terms: Vec<(&'static str, Tensor<1>)>,
-    pub gradients: Gradients,
-    pub outputs: Outputs,
-}
-
 /// Model, target encoder and optimizer, one step after the other.
 pub struct Trainer {
     model: Model,
@@ -74,6 +64,7 @@ pub struct Trainer {
     optimizer: AdamW,
     probe: Option<OnlineProbe>,
     config: StepConfig,
+    ranks: Vec<Device>,
 }
 
 /// All that a trainer must remember, by name.
@@ -92,7 +83,14 @@ impl Trainer {
             model.recompute();
         }
         let (target, target_projector) = (model.encoder.valid(), model.projector.valid());
-        Self { model, target, target_projector, optimizer: AdamW::new(), probe: None, config }
+        Self { model, target, target_projector, optimizer: AdamW::new(), probe: None, config, ranks: Vec::new() }
+    }
+
+    /// Shares each batch out among ranks on these devices, of which the first is the model's own. Their gradients are
+    /// added up there, where the one optimizer is; the others get the weights anew with each batch.
+    pub fn spread(mut self, ranks: Vec<Device>) -> Self {
+        self.ranks = ranks;
+        self
     }
 
     pub fn model(&self) -> &Model {
@@ -103,11 +101,14 @@ impl Trainer {
         &self.target
     }
 
-    /// Makes one update from a batch; `None` when the batch has not what the objective needs.
-    pub fn step(&mut self, batch: &DeviceBatch) -> Option<StepReport> {
+    /// Makes one update from a batch.
+    ///
+    /// # Errors
+    /// As [`Self::backward`]; nothing is changed then.
+    pub fn step(&mut self, batch: &DeviceBatch) -> Result<StepReport, StepError> {
         let start = Instant::now();
         let Backward { loss, terms, mut gradients, outputs } = self.backward(batch)?;
-        let gradient_norm = gradients.norm()?;
+        let gradient_norm = gradients.norm().ok_or(StepError::Unfit)?;
         if let Some(most) = self.config.clip_norm {
             gradients.clip(&gradient_norm, most);
         }
@@ -119,7 +120,7 @@ impl Trainer {
         self.target = blend(self.target.clone(), &self.model.encoder, ema_decay);
         self.target_projector = blend(self.target_projector.clone(), &self.model.projector, ema_decay);
         let probed = self.probed(&outputs.target, batch);
-        Some(StepReport {
+        Ok(StepReport {
             step: batch.step,
             epoch: batch.epoch,
             terms,
@@ -155,50 +156,18 @@ impl Trainer {
     pub fn energies(&self, batch: &DeviceBatch) -> Option<Tensor<1>> {
         let [samples, _, _, _] = batch.images.dims();
         // No more at once than a micro-batch has, or memory that is enough for a step might not be for this.
-        let some = samples.div_ceil(self.config.accumulate).min(ROWS);
+        let some = samples.div_ceil(self.config.accumulate * self.ranks.len().max(1)).min(ROWS);
         let images = batch.images.clone().narrow(0, 0, some);
         Some(self.target.energies(images)?.mean_dim(0).squeeze_dim(0))
     }
 
-    /// The loss of a batch and its gradients, micro-batch by micro-batch; `None` when the batch is empty, or has not
-    /// what the objective needs.
-    pub fn backward(&self, batch: &DeviceBatch) -> Option<Backward> {
-        let [samples, _, _, _] = batch.images.dims();
-        let each = samples.div_ceil(self.config.accumulate).max(1);
-        let target = self.target.in_precision(self.config.precision);
-        let mut total: Option<Backward> = None;
-        for first in (0..samples).step_by(each) {
-            let Part { loss, terms, outputs } = self.part(batch, first..samples.min(first + each), &target)?;
-            let gradients = Gradients::of(&loss, &self.model);
-            let part = Backward { loss: loss.inner(), terms, gradients, outputs };
-            match &mut total {
-                None => total = Some(part),
-                Some(total) => total.add(part),
-            }
-        }
-        total
-    }
-
-    /// What the objective makes of some of a batch's samples.
-    fn part(&self, batch: &DeviceBatch, samples: Range<usize>, target: &Encoder) -> Option<Part> {
-        let model = self.model.in_precision(self.config.precision);
-        let images = batch.images.clone().narrow(0, samples.start, samples.len());
-        let share = samples.len() as f64 / batch.samples.len() as f64;
-        let target = Target { encoder: target, projector: self.target_projector.as_ref() };
-        let views = |first| Some(Views { first, pair: batch.pair.as_ref()?, samples: samples.clone(), share });
-        match (&model.predictor, &self.config.loss) {
-            (Head::Patches(predictor), Loss::Masked(weights)) => {
-                let masks = batch.masks.as_ref()?;
-                Some(masked::part(&model.encoder, predictor, target.encoder, images, masks, &samples, weights))
-            }
-            (Head::Told(predictor), Loss::Told(weights)) => {
-                saccade::told(&model, predictor, target, views(images)?, weights)
-            }
-            (Head::Read(reader), Loss::Read { weights, unit }) => {
-                saccade::read(&model, reader, target, views(images)?, weights, *unit)
-            }
-            _ => None,
-        }
+    /// The loss of a batch and its gradients, micro-batch by micro-batch, by all ranks.
+    ///
+    /// # Errors
+    /// When the batch is empty or has not what the objective needs, or when a rank is lost.
+    pub fn backward(&self, batch: &DeviceBatch) -> Result<Backward, StepError> {
+        let own = Replica::new(&self.model, &self.target, self.target_projector.as_ref(), &self.config);
+        replica::backward(&own, &self.ranks, batch)
     }
 
     /// Begins with weights from elsewhere in place of drawn ones; the predictor keeps its own where none are given.
@@ -253,16 +222,5 @@ impl Trainer {
         weights::apply(&mut self.target_projector, target_projector)?;
         self.optimizer = AdamW::restore(moments, &updates, &names(&self.model), device)?;
         Ok(())
-    }
-}
-
-impl Backward {
-    fn add(&mut self, other: Self) {
-        self.gradients.add(other.gradients);
-        self.outputs.add(other.outputs);
-        self.loss.inplace(|loss| loss + other.loss);
-        for ((_, sum), (_, term)) in self.terms.iter_mut().zip(other.terms) {
-            sum.inplace(|sum| sum + term);
-        }
     }
 }

@@ -52,6 +52,7 @@ pub struct DevicePair {
 }
 
 /// A batch where the model is.
+#[derive(Clone)]
 pub struct DeviceBatch {
     pub step: u64,
     pub epoch: u64,

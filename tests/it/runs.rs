@@ -360,6 +360,33 @@ fn number_of_workers_and_what_is_kept_of_blocks_may_change_when_resuming() {
     assert_same_course(&run);
 }
 
+/// One checkpoint, one set of records; a run of ranks goes on as one without, and the other way round.
+#[test]
+fn two_ranks_take_the_course_of_two_parts_of_each_batch() {
+    let folder = temporary();
+    let few = ["train.epochs=0.2", "checkpoint.every_steps=1000"];
+    let train = |name: &str, change: &str| {
+        let run = folder.path().join(name);
+        finish(small(&mut saccade(&["train", QUICKSTART, "--out", at(&run)]), &[few[0], few[1], change]), 0);
+        run
+    };
+    let (ranks, parts) = (train("ranks", "device=\"cpu:2\""), train("parts", "train.accumulate=2"));
+    for key in EXACT {
+        let [ours, theirs] = [&ranks, &parts].map(|run| column(&run.join("steps.jsonl"), key));
+        assert!(ours.len() == 37 && ours == theirs, "{key} of two ranks: {ours:?}\nof two parts: {theirs:?}");
+    }
+    assert!(last_arrays(&ranks) == last_arrays(&parts), "the ranks' weights differ");
+    assert_eq!(checkpoints(&ranks).len(), 1);
+    let changes = ["device=\"cpu\"", "train.accumulate=2"].map(|change| ["--set", change]);
+    fs::remove_dir_all(checkpoints(&ranks).pop().unwrap()).unwrap();
+    finish(saccade(&["train", "--resume", at(&ranks)]).args(changes.concat()), 0);
+    assert!(last_arrays(&ranks) == last_arrays(&parts), "the weights differ after going on without ranks");
+    let four = finish(&mut saccade(&["train", "--resume", at(&ranks), "--set", "device=\"cpu:4\""]), 1);
+    assert!(four.err.contains("other settings"), "{}", four.err);
+    let session = fs::read_to_string(ranks.join("sessions.jsonl")).unwrap();
+    assert!(session.contains("cpu:2"), "{session}");
+}
+
 #[test]
 fn loss_that_is_not_a_number_stops_the_run_with_step_and_keys() {
     let folder = temporary();

@@ -42,7 +42,7 @@ fn check_knows_the_parameters_of_the_authors_huge_encoder() {
 
 #[test]
 fn wrong_input_gets_one_line_that_names_it() {
-    let cases: [(&[&str], &[&str]); 20] = [
+    let cases: [(&[&str], &[&str]); 25] = [
         (&["train.warmup_epochs=2"], &["train.warmup_epochs"]),
         (&["train.learning_rate=[0, 0.1, 0.2]"], &["train.learning_rate", "peak"]),
         (&["pixels.mean=[nan, 0, 0]"], &["pixels.mean"]),
@@ -59,6 +59,11 @@ fn wrong_input_gets_one_line_that_names_it() {
         (&["mask.min_keep=60"], &["mask"]),
         (&["device=\"cuda:0\""], &["cuda"]),
         (&["device=\"abacus\""], &["abacus"]),
+        (&["device=\"cuda:3-1\""], &["cuda:3-1", "cuda:0-3"]),
+        (&["device=\"cuda:0-\""], &["cuda:0-"]),
+        (&["device=\"cpu:0\""], &["cpu:0"]),
+        (&["device=\"cpu:40\""], &["train.batch", "40 ranks"]),
+        (&["train.precision=f16"], &["f16", "bf16"]),
         (&["data.train=shards/nothing-{0..3}.tar"], &["shards/nothing-0.tar"]),
         (&["data.train=shards/README.md"], &["shards/README.md"]),
         (&["stream.workers=0"], &["stream.workers"]),

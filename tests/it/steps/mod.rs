@@ -1,7 +1,8 @@
-//! One training step, computed in other ways: in bfloat16, with blocks gone through again, and on a device that fails.
+//! One training step, computed in other ways: in bfloat16, with blocks gone through again, by several ranks, and on a device that fails.
 
 mod failures;
 mod precision;
+mod ranks;
 mod recompute;
 
 use burn::module::{Module, ModuleVisitor, Param};
