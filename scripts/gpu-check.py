@@ -252,6 +252,9 @@ def table(found):
 def main():
     options = arguments()
     options.json = options.json.absolute()
+    # Before anything is measured: a place that cannot be written is found now.
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    options.json.touch()
     os.chdir(options.root)
     check, found = Check(options), {}
     found["machine"] = check.machine()
