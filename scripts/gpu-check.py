@@ -253,8 +253,11 @@ def main():
     options = arguments()
     options.json = options.json.absolute()
     # Before anything is measured: a place that cannot be written is found now.
-    options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.touch()
+    try:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.touch()
+    except OSError as error:
+        sys.exit(f"gpu-check: --json {options.json}: {error.strerror}")
     os.chdir(options.root)
     check, found = Check(options), {}
     found["machine"] = check.machine()
