@@ -116,12 +116,11 @@ pub struct TrainConfig {
     /// Micro-batches of each rank that make one update; more of them need less memory.
     #[serde(default = "one")]
     pub accumulate: usize,
-    /// What matrix products are computed in: `"bf16"` is for GPUs, whose units for it are twice as fast as those for
-    /// 32 bits.
+    /// What matrix products are computed in: `"bf16"` is for GPUs, which have units for it; on a CPU it is slow.
     #[serde(default, skip_serializing_if = "Precision::is_f32")]
     pub precision: Precision,
     /// Whether blocks are computed a second time for the backward pass instead of being kept until then: less memory
-    /// for a third more work, and the same gradients.
+    /// for one more way forward, and the same gradients.
     #[serde(default, skip_serializing_if = "is_false")]
     pub recompute: bool,
     /// How large weights are at first.
@@ -420,9 +419,9 @@ impl Plan {
 
 /// What decides the course of a run beside the data, as text.
 pub fn course(config: &RunConfig, models: &ModelConfig) -> String {
-    // Changes what is kept for the backward pass, and nothing that comes of it.
-    let accumulate = config.train.accumulate.saturating_mul(config.device.ranks());
     // Terms may look at a part of a batch, whichever rank has it.
+    let accumulate = config.train.accumulate.saturating_mul(config.device.ranks());
+    // What is kept for the backward pass changes nothing that comes of it.
     let train = TrainConfig { recompute: false, accumulate, ..config.train.clone() };
     serde_json::json!({
         "seed": config.seed, "window": config.data.window, "decode": config.decode, "augment": config.augment, "pixels": config.pixels,

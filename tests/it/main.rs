@@ -92,13 +92,14 @@ fn reference() -> PathBuf {
     std::env::var_os("SACCADE_REFERENCE").map_or_else(bundled, PathBuf::from)
 }
 
-/// Where models are compared with their references: the device that `SACCADE_DEVICE` names, such as `cuda:0`, or the CPU.
+/// Where models are compared with their references: the device that `SACCADE_DEVICE` names (`cuda:0`), or the CPU.
 fn device() -> Device {
     let named = std::env::var("SACCADE_DEVICE").unwrap_or_else(|_| "cpu".into());
     named.parse::<DeviceChoice>().and_then(DeviceChoice::open).unwrap().device
 }
 
-/// By how much more than on the CPU results may differ there: products of a GPU may have 11 bits in place of 24.
+/// By how much more than on the CPU results may differ there: products of a GPU may have 11 bits in place of 24. No GPU
+/// has been asked yet; the number is to be replaced by what one needs.
 fn slack() -> f32 {
     const OF_A_GPU: f32 = 300.0;
     if std::env::var("SACCADE_DEVICE").is_ok_and(|device| !device.starts_with("cpu")) { OF_A_GPU } else { 1.0 }

@@ -1,6 +1,6 @@
 //! What training computes where nothing is fused by hand: on GPUs, in bfloat16, and over more tokens than fit a core's
-//! caches. The way forward is the tensor library's; the way back is written out, as the library's own is an
-//! approximation (GELU) or keeps the weights of every query for every key (attention).
+//! caches. The way forward is the tensor library's, but for attention in bfloat16; the way back is written out, as the
+//! library's own is an approximation (GELU) or keeps the weights of every query for every key (attention).
 
 use std::f64::consts::{FRAC_1_SQRT_2, PI};
 use std::ops::Range;
@@ -14,10 +14,10 @@ use burn::tensor::{Bool, DType, Tensor};
 use crate::model::recorded::{WayBack, recorded};
 
 /// Bytes of attention's weights that are in memory at once on the way back, which has four or five more tensors of that
-/// size: on a GPU they are soon those of a whole batch, and beyond that no larger product is any faster.
+/// size: little of a GPU's memory. Other numbers were not measured.
 pub const WEIGHT_BYTES: usize = 256 << 20;
 
-/// What is added to the score of a hidden key: beyond every real score, and still a number.
+/// What the score of a hidden key becomes: below every real score, and still a number.
 const HIDDEN: f64 = -1e30;
 
 /// `x Φ(x)` of numbers on the record, whose slope is the exact one.
@@ -27,8 +27,8 @@ pub fn gelu<const D: usize>(numbers: Tensor<D>) -> Tensor<D> {
     recorded::<_, 1, D>(way, [numbers.into_dispatch()], output)
 }
 
-/// Attention of each head, on the record. No weights are kept for the way back, which computes so many bytes of them at a
-/// time.
+/// Attention of each head, on the record. No weights are kept for the way back, which computes so many bytes of them
+/// at a time.
 ///
 /// # Shapes
 /// - `queries`, `keys`, `values`, output: `[batch, heads, tokens, head_width]`
