@@ -9,6 +9,10 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 /// What a turn costs beside its bytes.
 const TURN_BYTES: u64 = 1024;
 
+/// Small samples make one turn together, up to so many bytes or samples: a turn costs some calls of the system.
+pub const GROUP_BYTES: u64 = 1 << 20;
+pub const GROUP_SAMPLES: usize = 256;
+
 /// Results on their way to one taker.
 pub struct Belt<T> {
     state: Mutex<State<T>>,

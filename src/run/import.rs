@@ -6,24 +6,24 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::iter;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use bytes::Bytes;
 use serde::Serialize;
 
-use super::belt::Belt;
+use super::belt::{Belt, GROUP_BYTES, GROUP_SAMPLES};
 use crate::pipeline::decode::header;
 use crate::shard::Cache;
 use crate::shard::import::{Import, ImportError, Item, Keys, Kind, Part, Unread, Wanted};
 use crate::shard::remote::is_remote;
 use crate::shard::write::{Destination, Dropped, SetAccount, SetSpec, SetWriter, Split, Written, free_bytes};
 
-/// Samples read and waiting to be written: enough to go on reading while a shard is brought to the disk.
-const MOST_WAITING_BYTES: u64 = 256 << 20;
+/// Samples read and waiting to be written. More of them are not faster, and leave the processor's cache.
+const MOST_WAITING_BYTES: u64 = 32 << 20;
 /// Two headers, the label and, on average, half a block of padding.
 const AROUND_BYTES: u64 = 3 * 512 + 256;
 /// Of a sample, where nobody has counted them.
@@ -89,6 +89,13 @@ enum Outcome {
     Taken { key: String, label: Option<u32>, extension: &'static str, bytes: Vec<u8> },
     Dropped(Dropped),
     End,
+}
+
+/// A sample, its key, and whether it is the first time that it comes.
+struct Found {
+    item: Item,
+    key: String,
+    is_new: bool,
 }
 
 /// The samples, which workers take one after the other.
@@ -236,21 +243,30 @@ fn classes_file(order: &Order, to: &Destination, classes: &[String]) -> Result<O
 
 /// The one writer, which takes what the workers read; returns the bytes of the images taken.
 fn write_all(
-    belt: &Belt<Result<Outcome, ImportError>>,
+    belt: &Belt<Vec<Result<Outcome, ImportError>>>,
     writer: &mut SetWriter,
     tell: &mut dyn FnMut(Step),
 ) -> Result<u64> {
     /// Telling costs less than writing so much.
     const TOLD_BYTES: u64 = 16 << 20;
     let (mut taken, mut told) = (0, 0);
+    let mut outcomes = iter::from_fn(|| belt.take()).flatten();
     loop {
-        match belt.take().context("a worker ended before its work was done")?? {
-            Outcome::End => return Ok(taken),
+        match outcomes.next().context("a worker ended before its work was done")?? {
+            Outcome::End => {
+                let before = writer.end_shard()?;
+                before.iter().for_each(|written| tell(Step::Written(written)));
+                while let Some(written) = writer.place()? {
+                    tell(Step::Written(&written));
+                }
+                return Ok(taken);
+            }
             Outcome::Dropped(dropped) => writer.drop_sample(dropped)?,
             Outcome::Taken { key, label, extension, bytes } => {
                 taken += bytes.len() as u64;
-                let label = label.map(|label| ("cls", Bytes::from(label.to_string())));
-                let members: Vec<(&str, Bytes)> = label.into_iter().chain([(extension, bytes.into())]).collect();
+                let label = label.map(|label| label.to_string());
+                let label = label.as_ref().map(|label| ("cls", label.as_bytes()));
+                let members: Vec<(&str, &[u8])> = label.into_iter().chain([(extension, bytes.as_slice())]).collect();
                 if let Some(written) = writer.add(&key, &members)? {
                     tell(Step::Written(&written));
                 }
@@ -263,9 +279,34 @@ fn write_all(
     }
 }
 
+impl Outcome {
+    fn bytes(&self) -> u64 {
+        if let Self::Taken { bytes, .. } = self { bytes.len() as u64 } else { 0 }
+    }
+}
+
+impl Found {
+    /// Those of the sample, and of what is around it.
+    fn bytes(&self) -> u64 {
+        self.item.bytes().saturating_add(AROUND_BYTES)
+    }
+}
+
 impl Line {
-    /// The next sample that is not settled yet, its key, and whether it is the first time that it comes.
-    fn next(&mut self) -> Option<Result<(Item, String, bool), ImportError>> {
+    /// The next samples, as many as make a turn; fewer where the source ends or fails, after which there are none.
+    fn group(&mut self) -> Vec<Result<Found, ImportError>> {
+        let (mut group, mut bytes) = (Vec::new(), 0_u64);
+        while !self.ended && bytes < GROUP_BYTES && group.len() < GROUP_SAMPLES {
+            let next = self.next();
+            self.ended = !matches!(next, Some(Ok(_)));
+            bytes = bytes.saturating_add(next.iter().flatten().map(Found::bytes).sum());
+            group.extend(next);
+        }
+        group
+    }
+
+    /// The next sample that is not settled yet.
+    fn next(&mut self) -> Option<Result<Found, ImportError>> {
         loop {
             let item = match self.import.next_item()? {
                 Ok(item) => item,
@@ -274,40 +315,35 @@ impl Line {
             let (key, is_new) = self.keys.of(&item);
             match self.skip.checked_sub(1) {
                 Some(left) => self.skip = left,
-                None => return Some(Ok((item, key, is_new))),
+                None => return Some(Ok(Found { item, key, is_new })),
             }
         }
     }
 }
 
-/// A worker's life: the next sample, until there is none.
-fn work(belt: &Belt<Result<Outcome, ImportError>>, line: &Mutex<Line>) {
+/// A worker's life: the next samples, until there are none.
+fn work(belt: &Belt<Vec<Result<Outcome, ImportError>>>, line: &Mutex<Line>) {
     loop {
         // Locked while it waits for room, as all others would have to wait too; then turns are in the samples' order.
         let mut next = line.lock().unwrap_or_else(PoisonError::into_inner);
         if next.ended || !belt.wait() {
             return;
         }
-        let (item, key, is_new) = match next.next() {
-            Some(Ok(found)) => found,
-            ended => {
-                next.ended = true;
-                let last = ended.map_or(Ok(Outcome::End), |found| found.map(|_| Outcome::End));
-                return belt.begin(0).finish(last, 0);
-            }
-        };
-        let turn = belt.begin(item.bytes().saturating_add(AROUND_BYTES));
+        let group = next.group();
+        let ended = next.ended;
+        let turn = belt.begin(group.iter().flatten().map(Found::bytes).sum());
         drop(next);
-        let outcome = if is_new {
-            look_at(&item, key)
-        } else {
+        let look = |found: Result<Found, ImportError>| {
+            let Found { item, key, is_new } = found?;
+            if is_new {
+                return look_at(&item, key);
+            }
             Ok(dropped(&item, key, DUPLICATE, "the same file or member came before".into()))
         };
-        let bytes = match &outcome {
-            Ok(Outcome::Taken { bytes, .. }) => bytes.len() as u64,
-            _ => 0,
-        };
-        turn.finish(outcome, bytes);
+        let ending = ended.then_some(Ok(Outcome::End));
+        let outcomes: Vec<Result<Outcome, ImportError>> = group.into_iter().map(look).chain(ending).collect();
+        let bytes = outcomes.iter().flatten().map(Outcome::bytes).sum();
+        turn.finish(outcomes, bytes);
     }
 }
 

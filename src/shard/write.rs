@@ -6,6 +6,7 @@
 
 mod beside;
 mod destination;
+mod hashed;
 mod lists;
 mod set;
 mod state;
@@ -15,10 +16,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use ::tar::{EntryType, Header};
-use bytes::Bytes;
 
-use self::beside::{Beside, Hashed};
+use self::beside::Beside;
 pub use self::destination::Destination;
+use self::hashed::{Buffers, Hashed};
 pub use self::lists::Dropped;
 pub use self::set::{SetAccount, SetSpec, SetWriter, Split, Written, is_shard_of, replaced_bytes, shard_name};
 use super::cache::Cache;
@@ -83,10 +84,15 @@ impl ShardWriter {
     /// # Errors
     /// When there is one already, when another process is writing it, or when the folder cannot be written.
     pub fn create(path: &Path, force: bool) -> Result<Self, WriteError> {
+        Self::create_with(path, force, &Buffers::default())
+    }
+
+    /// The same in memory that other shards were made in.
+    fn create_with(path: &Path, force: bool, buffers: &Buffers) -> Result<Self, WriteError> {
         if !force {
             refuse(path)?;
         }
-        let (beside, file) = Beside::create(path)?;
+        let (beside, file) = Beside::create(path, buffers)?;
         Ok(Self { path: path.to_owned(), force, file, table: Builder::default(), beside })
     }
 
@@ -94,12 +100,12 @@ impl ShardWriter {
     ///
     /// # Errors
     /// When the disk fails, or when nobody could read the member back as `key` and `extension`.
-    pub fn add(&mut self, key: &str, extension: &str, data: Bytes) -> Result<(), WriteError> {
+    pub fn add(&mut self, key: &str, extension: &str, data: &[u8]) -> Result<(), WriteError> {
         let name = format!("{key}.{extension}");
         if split_name(&name).is_none_or(|(found, rest)| (found, rest.as_str()) != (key, extension)) {
             return Err(WriteError::Name { path: self.path.clone(), name });
         }
-        let (length, label) = (data.len(), (extension == LABEL).then(|| table::label_of(&data)));
+        let (length, label) = (data.len(), (extension == LABEL).then(|| table::label_of(data)));
         let offset = self.append(&name, data).map_err(|source| self.failed(source))?;
         let pushed = self.table.push(key, extension, offset, length as u64, label);
         pushed.map_err(|source| WriteError::Unsound { path: self.path.clone(), source })
@@ -119,9 +125,8 @@ impl ShardWriter {
         let failed = |source| WriteError::Io { path: path.clone(), source };
         let table = table.finish().map_err(|source| WriteError::Unsound { path: path.clone(), source })?;
         file.push(&[0; END_BYTES]).map_err(failed)?;
-        let (file, sha256) = file.sync().map_err(failed)?;
-        let stamp = Stamp::of(&file.metadata().map_err(failed)?);
-        Ok(Sealed { force, beside, index: Index { stamp, table }, sha256, path })
+        let (metadata, sha256) = file.sync().map_err(failed)?;
+        Ok(Sealed { force, beside, index: Index { stamp: Stamp::of(&metadata), table }, sha256, path })
     }
 
     /// Puts the shard in its place, and its index beside it or into the cache; returns the shard's size in bytes.
@@ -135,7 +140,7 @@ impl ShardWriter {
     }
 
     /// Where the member's data begins.
-    fn append(&mut self, name: &str, data: Bytes) -> io::Result<u64> {
+    fn append(&mut self, name: &str, data: &[u8]) -> io::Result<u64> {
         let mut header = Header::new_ustar();
         header.set_entry_type(EntryType::Regular);
         header.set_mode(0o644);
@@ -152,7 +157,7 @@ impl ShardWriter {
         header.set_cksum();
         self.file.push(header.as_bytes())?;
         let offset = self.file.bytes();
-        self.file.push_shared(data)?;
+        self.file.push(data)?;
         self.file.pad(BLOCK_BYTES)?;
         Ok(offset)
     }

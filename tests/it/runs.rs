@@ -164,7 +164,7 @@ fn held_out_of_12(folder: &Path, is_cut: impl Fn(usize) -> bool) -> PathBuf {
         if extension == "jpg" && is_cut(number / 2) {
             bytes.truncate(40);
         }
-        writer.add(key, extension, bytes.into()).unwrap();
+        writer.add(key, extension, &bytes).unwrap();
     }
     writer.finish(&Cache::from_env()).unwrap();
     shard

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Result, bail};
 
+use super::super::belt::{GROUP_BYTES, GROUP_SAMPLES};
 use super::pick::{Choice, Chosen, Origin};
 use super::scatter::{Bucket, Buckets};
 use super::treat::Raw;
@@ -40,8 +41,26 @@ impl<'a> Feed<'a> {
         Self { choice, from, next }
     }
 
-    /// The next sample; after an error there is none.
-    pub fn next(&mut self) -> Option<Result<Ticket>> {
+    /// The next samples, as many as make a turn; none when all were handed out, or after an error.
+    pub fn group(&mut self) -> Vec<Result<Ticket>> {
+        let (mut group, mut bytes) = (Vec::new(), 0);
+        let first = self.shard();
+        while bytes < GROUP_BYTES && group.len() < GROUP_SAMPLES {
+            // The shard before is given up first, as this one may need its room.
+            let must_wait = matches!(&self.from, From::Shards(opened) if opened.most == 1) && self.shard() != first;
+            let Some(ticket) = (if must_wait { None } else { self.next() }) else { break };
+            bytes += ticket.as_ref().map_or(0, Ticket::bytes);
+            group.push(ticket);
+        }
+        group
+    }
+
+    /// Of the next sample.
+    fn shard(&self) -> Option<u32> {
+        self.choice.order.get(self.next).map(|chosen| chosen.shard)
+    }
+
+    fn next(&mut self) -> Option<Result<Ticket>> {
         let chosen = *self.choice.order.get(self.next)?;
         let bytes = match &mut self.from {
             From::Shards(opened) => opened.get(chosen.shard).map(Bytes::Shard),
@@ -53,6 +72,11 @@ impl<'a> Feed<'a> {
 }
 
 impl Ticket {
+    /// Those that will be read.
+    pub fn bytes(&self) -> u64 {
+        if self.chosen.is_read() { self.chosen.bytes } else { 0 }
+    }
+
     /// Reads the sample; its key alone, where its bytes are not wanted.
     pub fn read(&self, choice: &Choice) -> Result<Raw> {
         match &self.bytes {

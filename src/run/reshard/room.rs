@@ -5,7 +5,6 @@ use anyhow::{Result, bail};
 use super::feed::{Opened, read};
 use super::pick::{Choice, Chosen};
 use super::treat::{ImageForm, Outcome};
-use super::work::MOST_WAITING_BYTES;
 use super::{Plan, Reshard};
 use crate::pipeline::shrink::Shrinker;
 use crate::shard::Cache;
@@ -34,11 +33,11 @@ pub fn refuse_without_room(
         ImageForm::Decoded(_) | ImageForm::Jpeg(..) => estimate(wanted, choice, rest, cache)?,
     };
     let replaced: u64 = if wanted.force { plan.specs.iter().map(replaced_bytes).sum() } else { 0 };
-    // A shard is whole before the one that it replaces goes.
-    let needed = written.saturating_sub(replaced).max(written.min(MOST_WAITING_BYTES));
-    // What goes to a store leaves soon.
+    // A shard is whole before the one that it replaces goes; what goes to a store leaves soon.
     let at_a_time = |spec: &SetSpec| spec.to.most_here(&spec.split, written, rest.len() as u64);
-    let needed = if plan.to.away().is_some() { plan.specs.iter().map(at_a_time).sum() } else { needed };
+    let at_a_time: u64 = plan.specs.iter().map(at_a_time).sum();
+    let all = if plan.to.away().is_some() { 0 } else { written.saturating_sub(replaced) };
+    let needed = all.max(at_a_time.min(written));
     let needed = needed + if is_scattered { as_is } else { 0 };
     // A file system that does not tell is found full, if it is, by writing to it.
     let folder = plan.to.folder();

@@ -4,7 +4,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use serde::Serialize;
 
 use super::MOST_SAMPLE_BYTES;
@@ -59,7 +58,7 @@ pub enum Outcome {
 pub struct Taken {
     pub key: String,
     /// By extension.
-    pub members: Vec<(String, Bytes)>,
+    pub members: Members,
     /// Whether its image was shrunk, or had EXIF that was taken out.
     pub changed: bool,
 }
@@ -106,7 +105,7 @@ impl Treatment {
                 };
                 let members = raw.members.into_iter().enumerate();
                 let members = members.filter(|(number, (extension, _))| is_kept(*number, extension));
-                let members = members.map(|(_, (extension, data))| (extension, data.into())).collect();
+                let members = members.map(|(_, member)| member).collect();
                 Outcome::Taken(Taken { key: raw.key, members, changed })
             }
         }

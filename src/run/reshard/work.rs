@@ -1,11 +1,11 @@
 //! The samples of a choice → the sets, through workers that take them in order and one writer that puts them in order.
 
+use std::iter;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use anyhow::{Context, Result};
-use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use super::super::belt::Belt;
@@ -19,8 +19,8 @@ use crate::pipeline::shrink::Shrinker;
 use crate::shard::write::{Destination, SetAccount, SetWriter, Written};
 use crate::shard::{Cache, hex};
 
-/// Samples read and waiting to be written: enough to go on working while a shard is brought to the disk.
-pub const MOST_WAITING_BYTES: u64 = 256 << 20;
+/// Samples read and waiting to be written. More of them are not faster, and leave the processor's cache.
+const MOST_WAITING_BYTES: u64 = 32 << 20;
 /// A quarter of the descriptors that a process usually has.
 const MOST_OPEN: usize = 256;
 /// Where the system does not tell how much memory there is.
@@ -96,19 +96,20 @@ impl<'a> Work<'a> {
     }
 
     /// Settles what the workers made, in order.
-    fn take_all(&mut self, from: usize, belt: &Belt<Result<Outcome>>, tell: &mut dyn FnMut(&Event)) -> Result<()> {
+    fn take_all(&mut self, from: usize, belt: &Belt<Vec<Result<Outcome>>>, tell: &mut dyn FnMut(&Event)) -> Result<()> {
         self.end_shards(from, tell)?;
+        let mut outcomes = iter::from_fn(|| belt.take()).flatten();
         for (place, chosen) in (from..).zip(self.choice.order.get(from..).unwrap_or_default()) {
-            let outcome = belt.take().context("a worker ended before its work was done")??;
+            let outcome = outcomes.next().context("a worker ended before its work was done")??;
             self.settle(place, chosen, &outcome, tell)?;
             self.end_shards(place + 1, tell)?;
             tell(&Event::Settled(place as u64 + 1));
         }
         for number in 0..self.sets.len() {
-            // The last but one, and the last.
-            for _ in 0..2 {
-                let finished = self.sets.get_mut(number).map(SetWriter::end_shard).transpose()?.flatten();
-                self.tell(number, finished, tell);
+            let before = self.sets.get_mut(number).map(SetWriter::end_shard).transpose()?.flatten();
+            self.tell(number, before, tell);
+            while let Some(placed) = self.sets.get_mut(number).map(SetWriter::place).transpose()?.flatten() {
+                self.tell(number, Some(placed), tell);
             }
         }
         Ok(())
@@ -124,8 +125,8 @@ impl<'a> Work<'a> {
             }
             let finished = match outcome {
                 Outcome::Taken(taken) => {
-                    let members: Vec<(&str, Bytes)> =
-                        taken.members.iter().map(|(extension, data)| (extension.as_str(), data.clone())).collect();
+                    let members: Vec<(&str, &[u8])> =
+                        taken.members.iter().map(|(extension, data)| (extension.as_str(), data.as_slice())).collect();
                     let finished = set.add(&taken.key, &members)?;
                     if taken.changed {
                         set.note_changed();
@@ -194,7 +195,7 @@ impl<'a> Work<'a> {
 }
 
 /// The writer would wait for ever for what a worker that panicked has not made.
-struct CloseOnPanic<'b>(&'b Belt<Result<Outcome>>);
+struct CloseOnPanic<'b>(&'b Belt<Vec<Result<Outcome>>>);
 
 impl Drop for CloseOnPanic<'_> {
     fn drop(&mut self) {
@@ -204,8 +205,8 @@ impl Drop for CloseOnPanic<'_> {
     }
 }
 
-/// A worker's life: the next sample, until there is none.
-fn work(belt: &Belt<Result<Outcome>>, feed: &Mutex<Feed>, choice: &Choice, treatment: Treatment) {
+/// A worker's life: the next samples, until there are none.
+fn work(belt: &Belt<Vec<Result<Outcome>>>, feed: &Mutex<Feed>, choice: &Choice, treatment: Treatment) {
     let _guard = CloseOnPanic(belt);
     let mut shrinker = Shrinker::default();
     loop {
@@ -214,16 +215,16 @@ fn work(belt: &Belt<Result<Outcome>>, feed: &Mutex<Feed>, choice: &Choice, treat
         if !belt.wait() {
             return;
         }
-        let ticket = match next.next() {
-            Some(Ok(ticket)) => ticket,
-            Some(Err(error)) => return belt.begin(0).finish(Err(error), 0),
-            None => return,
-        };
-        let turn = belt.begin(if ticket.chosen.is_read() { ticket.chosen.bytes } else { 0 });
+        let group = next.group();
+        if group.is_empty() {
+            return;
+        }
+        let turn = belt.begin(group.iter().flatten().map(Ticket::bytes).sum());
         drop(next);
-        let outcome = take_over(&ticket, choice, treatment, &mut shrinker);
-        let bytes = outcome.as_ref().map_or(0, Outcome::bytes);
-        turn.finish(outcome, bytes);
+        let outcome = |ticket: Result<Ticket>| take_over(&ticket?, choice, treatment, &mut shrinker);
+        let outcomes: Vec<Result<Outcome>> = group.into_iter().map(outcome).collect();
+        let bytes = outcomes.iter().flatten().map(Outcome::bytes).sum();
+        turn.finish(outcomes, bytes);
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
+use super::set::MOST_ON_THE_WAY;
 use super::{Split, WriteError, lists};
 use crate::shard::cache::Cache;
 use crate::shard::index::hex;
@@ -96,10 +97,13 @@ impl Destination {
         }
     }
 
-    /// About the most bytes that lie here at a time of a set that goes to a store, of so many bytes and samples in all.
+    /// About the most bytes that lie here at a time of a set of so many bytes and samples in all, while its shards leave for
+    /// a store, or take the place of others.
     pub fn most_here(&self, split: &Split, bytes: u64, samples: u64) -> u64 {
-        /// One that is written, one that is brought to the disk, one that is sent, and those that wait.
-        const SHARDS: u64 = 5;
+        /// One that is written, and those that are brought to the disk.
+        const SHARDS: u64 = 1 + MOST_ON_THE_WAY as u64;
+        /// One that is sent, and those that wait.
+        const SENT: u64 = 3;
         let shard = match split {
             Split::Numbered { most_samples, most_bytes } => {
                 let of_samples = |most: u64| {
@@ -111,7 +115,7 @@ impl Destination {
             // They are seldom of one size.
             Split::Named(names) => 2 * bytes / (names.len() as u64).max(1),
         };
-        bytes.min(shard.saturating_mul(SHARDS))
+        bytes.min(shard.saturating_mul(if self.away().is_some() { SHARDS + SENT } else { SHARDS }))
     }
 
     pub(super) fn lost(&self, name: &str, source: RemoteError) -> WriteError {

@@ -9,21 +9,23 @@
 
 mod sending;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::lists::{self, Dropped, DroppedList};
 use super::state::{Left, Line, State};
-use super::{Destination, Sealed, ShardWriter, WriteError, member_bytes};
+use super::{Buffers, Destination, Sealed, ShardWriter, WriteError, member_bytes};
 use crate::shard::cache::{Cache, beside, make_good};
 use crate::shard::index::hex;
+
+/// Shards that are brought to the disk while the next is written; a kill undoes them.
+pub const MOST_ON_THE_WAY: usize = 2;
 
 /// A set that is to be written.
 #[derive(Clone, Debug)]
@@ -85,7 +87,9 @@ pub struct SetWriter {
     again: BTreeSet<String>,
     kept: usize,
     current: Option<Current>,
-    ended: Option<Ended>,
+    /// In order.
+    on_the_way: VecDeque<OnTheWay>,
+    buffers: Buffers,
     /// Shards that were given to be sent to a store.
     on_their_way: Vec<String>,
     account: SetAccount,
@@ -100,8 +104,8 @@ struct Current {
     last_key: String,
 }
 
-/// A shard that a thread of its own brings to the disk while the next one is written.
-struct Ended {
+/// A shard that was ended, which a thread of its own brings to the disk.
+struct OnTheWay {
     name: String,
     samples: u64,
     dropped_bytes: u64,
@@ -110,7 +114,14 @@ struct Ended {
     thread: Option<JoinHandle<Result<Sealed, WriteError>>>,
 }
 
-impl Drop for Ended {
+impl OnTheWay {
+    /// Whether nothing need be waited for.
+    fn is_there(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+}
+
+impl Drop for OnTheWay {
     fn drop(&mut self) {
         // So that nothing is left beside its place.
         self.thread.take().map(JoinHandle::join);
@@ -153,7 +164,8 @@ impl SetWriter {
             written,
             again,
             current: None,
-            ended: None,
+            on_the_way: VecDeque::new(),
+            buffers: Buffers::default(),
             on_their_way: Vec::new(),
             placed: account.clone(),
             account,
@@ -177,9 +189,9 @@ impl SetWriter {
         &self.written
     }
 
-    /// How many shards were ended: those in their places, and perhaps one on its way there.
+    /// How many shards were ended: those in their places, and those on their way there.
     pub fn ended(&self) -> usize {
-        self.written.len() + usize::from(self.ended.is_some())
+        self.written.len() + self.on_the_way.len()
     }
 
     /// How many of them an earlier call had finished.
@@ -211,25 +223,25 @@ impl SetWriter {
     }
 
     /// Settles an input sample: writes it, with its members (extension and data) in their order. Returns a shard that
-    /// came into its place, if one did: the one before the shard that this ended.
+    /// came into its place meanwhile, if one did.
     ///
     /// # Errors
     /// When the disk fails, when the sample has the key of the one before, or when nobody could read a member back.
-    pub fn add(&mut self, key: &str, members: &[(&str, Bytes)]) -> Result<Option<Written>, WriteError> {
-        let finished = if self.is_full(key, members) { self.end_shard()? } else { None };
+    pub fn add(&mut self, key: &str, members: &[(&str, &[u8])]) -> Result<Option<Written>, WriteError> {
+        let placed = if self.is_full(key, members) { self.end_shard()? } else { self.place_ready()? };
         if self.current.as_ref().is_some_and(|current| current.samples > 0 && current.last_key == key) {
             return Err(WriteError::SameKey { path: self.spec.to.path(""), key: key.to_owned() });
         }
         let current = self.current()?;
         for (extension, data) in members {
-            current.shard.add(key, extension, data.clone())?;
+            current.shard.add(key, extension, data)?;
         }
         current.samples += 1;
         current.last_key.clear();
         current.last_key.push_str(key);
         self.account.samples += 1;
         self.account.settled += 1;
-        Ok(finished)
+        Ok(placed)
     }
 
     /// Says of the sample added last that it is not as it came.
@@ -261,7 +273,7 @@ impl SetWriter {
         self.account.settled += samples;
     }
 
-    /// Ends a shard of [`Split::Named`], which may be empty; returns the one before, if that is in its place only now.
+    /// Ends a shard of [`Split::Named`], which may be empty; returns one that came into its place meanwhile, if one did.
     ///
     /// # Errors
     /// When the disk fails.
@@ -270,13 +282,13 @@ impl SetWriter {
         self.end_shard()
     }
 
-    /// Ends the shard that is being written, if one is; returns the one before, if that is in its place only now.
+    /// Ends the shard that is being written, if one is; returns one that came into its place meanwhile, if one did.
     ///
     /// # Errors
     /// When the disk fails.
     pub fn end_shard(&mut self) -> Result<Option<Written>, WriteError> {
-        let before = self.place()?;
-        let Some(Current { name, shard, samples, .. }) = self.current.take() else { return Ok(before) };
+        let placed = if self.on_the_way.len() >= MOST_ON_THE_WAY { self.place()? } else { self.place_ready()? };
+        let Some(Current { name, shard, samples, .. }) = self.current.take() else { return Ok(placed) };
         // Before the shard is in its place, so that whoever finds the shard finds what is missing from it.
         let dropped_bytes = self.list.sync(&name)?;
         self.account.shards += 1;
@@ -284,13 +296,21 @@ impl SetWriter {
         let account = self.account.clone();
         let failed = |source| WriteError::Io { path: self.spec.to.folder().join(&name), source };
         let thread = thread::Builder::new().name("saccade-sync".into()).spawn(|| shard.seal()).map_err(failed)?;
-        self.ended = Some(Ended { name, samples, dropped_bytes, account, thread: Some(thread) });
-        Ok(before)
+        self.on_the_way.push_back(OnTheWay { name, samples, dropped_bytes, account, thread: Some(thread) });
+        Ok(placed)
     }
 
-    /// Waits for the shard that was ended last, and puts it into its place.
-    fn place(&mut self) -> Result<Option<Written>, WriteError> {
-        let Some(mut ended) = self.ended.take() else { return Ok(None) };
+    /// Puts the first of the shards on their way into its place, if it need not be waited for.
+    fn place_ready(&mut self) -> Result<Option<Written>, WriteError> {
+        if self.on_the_way.front().is_some_and(OnTheWay::is_there) { self.place() } else { Ok(None) }
+    }
+
+    /// Waits for the first of the shards on their way, and puts it into its place; `None` when there is none.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn place(&mut self) -> Result<Option<Written>, WriteError> {
+        let Some(mut ended) = self.on_the_way.pop_front() else { return Ok(None) };
         let path = || self.spec.to.folder().join(&ended.name);
         let lost = || WriteError::Io { path: path(), source: io::Error::other("the thread that syncs ended early") };
         let sealed = ended.thread.take().and_then(|thread| thread.join().ok()).ok_or_else(lost)??;
@@ -323,7 +343,7 @@ impl SetWriter {
     /// When the disk fails.
     pub fn complete(&mut self) -> Result<(), WriteError> {
         self.end_shard()?;
-        self.place()?;
+        while self.place()?.is_some() {}
         let to = &self.spec.to;
         if let Some(away) = to.away() {
             away.finish().map_err(|(name, source)| to.lost(&name, source))?;
@@ -374,7 +394,7 @@ impl SetWriter {
     }
 
     /// Whether the shard must end before this sample.
-    fn is_full(&self, key: &str, members: &[(&str, Bytes)]) -> bool {
+    fn is_full(&self, key: &str, members: &[(&str, &[u8])]) -> bool {
         let Split::Numbered { most_samples, most_bytes } = self.spec.split else { return false };
         let Some(current) = self.current.as_ref().filter(|current| current.samples > 0) else { return false };
         let bytes = || members.iter().map(|(extension, data)| member_bytes(key, extension, data.len())).sum::<u64>();
@@ -397,7 +417,7 @@ impl SetWriter {
             if !force {
                 refuse(&self.spec.to, &name)?;
             }
-            let shard = ShardWriter::create(&self.spec.to.folder().join(&name), force)?;
+            let shard = ShardWriter::create_with(&self.spec.to.folder().join(&name), force, &self.buffers)?;
             self.current = Some(Current { name, shard, samples: 0, last_key: String::new() });
         }
         self.current.as_mut().ok_or_else(|| WriteError::SetName { name: self.spec.name.clone() })

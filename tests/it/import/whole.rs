@@ -100,13 +100,14 @@ fn a_killed_import_goes_on_behind_the_shards_that_are_whole() {
         Command::new("bash").args(["-c", &limited, env!("CARGO_BIN_EXE_saccade")]).args(more).output().unwrap();
     assert!(!killed.status.success(), "{killed:?}");
     let left = shards(&out);
-    assert_eq!(left.len(), 2, "{killed:?}");
+    // Two were ended before, of which the second may still have been on its way.
+    assert!((1..=2).contains(&left.len()), "{killed:?}");
     let times = |all: &[std::path::PathBuf]| -> Vec<_> {
         all.iter().map(|shard| fs::metadata(shard).unwrap().modified().unwrap()).collect()
     };
     let before = times(&left);
     let account = place.import("tree", "out", &more);
-    assert_eq!((account["shards_kept"].as_u64(), account["samples_in"].as_u64()), (Some(2), Some(32)));
+    assert_eq!((account["shards_kept"].as_u64(), account["samples_in"].as_u64()), (Some(left.len() as u64), Some(32)));
     assert_eq!(times(&left), before, "finished shards are left alone");
     assert!(contents(&out) == contents(&place.path("expected")));
 

@@ -4,9 +4,9 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::Path;
 
-use bytes::Bytes;
-use saccade::shard::write::{ShardWriter, WriteError, free_bytes};
+use saccade::shard::write::{SetSpec, SetWriter, ShardWriter, Split, WriteError, free_bytes};
 use saccade::shard::{Index, Label};
+use sha2::{Digest, Sha256};
 
 use super::{folder, no_cache, open_one, table, text};
 
@@ -15,7 +15,7 @@ type Members<'a> = &'a [(&'a str, &'a str, &'a [u8])];
 fn write(path: &Path, members: Members) -> u64 {
     let mut writer = ShardWriter::create(path, false).unwrap();
     for (key, extension, data) in members {
-        writer.add(key, extension, Bytes::copy_from_slice(data)).unwrap();
+        writer.add(key, extension, data).unwrap();
     }
     writer.finish(&no_cache()).unwrap()
 }
@@ -98,25 +98,53 @@ fn the_same_members_give_the_same_bytes() {
     assert_eq!(fs::read(&paths[0]).unwrap(), fs::read(&paths[1]).unwrap());
 }
 
+/// Shards go to the disk in pieces of 4 MiB, past the system's cache where the file system has a way.
+#[test]
+fn shards_of_all_sizes_are_on_the_disk_as_they_were_pushed() {
+    const PIECE: usize = 4 << 20;
+    // With a header before each and two blocks after it, some end with a piece, others just before or after one.
+    let ends = [PIECE - 1536, PIECE - 1537, PIECE - 1535, PIECE - 512, 2 * PIECE - 1536, 7 * PIECE + 4000];
+    let sizes: Vec<usize> = [0, 1, 511, 4096 - 1536].into_iter().chain(ends).collect();
+    let pixels: Vec<u8> = (0..8 * PIECE as u32).map(|byte| (byte.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let in_memory = Path::new("/dev/shm");
+    let folders = [Some(folder()), in_memory.is_dir().then(|| tempfile::tempdir_in(in_memory).unwrap())];
+    for folder in folders.into_iter().flatten() {
+        let split = Split::Numbered { most_samples: Some(1), most_bytes: None };
+        let to = folder.path().to_owned().into();
+        let spec = SetSpec { to, name: "s".into(), split, request: "r".into(), force: false };
+        let mut set = SetWriter::create(&spec, &no_cache()).unwrap();
+        for (number, size) in sizes.iter().enumerate() {
+            set.add(&format!("k{number}"), &[("bin", &pixels[..*size])]).unwrap();
+        }
+        assert_eq!(set.finish().unwrap().shards, sizes.len() as u64);
+        let sums = fs::read_to_string(folder.path().join("SHA256SUMS")).unwrap();
+        for (number, size) in sizes.iter().enumerate() {
+            let path = folder.path().join(format!("s-{number:06}.tar"));
+            let bytes = fs::read(&path).unwrap();
+            let sum: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+            assert!(sums.contains(&format!("{sum}  s-{number:06}.tar")), "{size} bytes: {sum} is not in {sums}");
+            let found = members(&path);
+            assert!(found == [(format!("k{number}.bin"), pixels[..*size].to_vec())], "{size} bytes at {path:?}");
+        }
+    }
+}
+
 #[test]
 fn names_that_would_be_read_as_others_are_refused() {
     let folder = folder();
     let path = folder.path().join("s.tar");
     for (key, extension) in [("a.b", "ppm"), ("", "ppm"), ("dir/", "ppm"), ("./a", "ppm"), ("a", "PPM"), ("a", "x/y")] {
-        let error = ShardWriter::create(&path, false).unwrap().add(key, extension, Bytes::new()).unwrap_err();
+        let error = ShardWriter::create(&path, false).unwrap().add(key, extension, b"").unwrap_err();
         assert!(matches!(error, WriteError::Name { .. }), "{key} {extension}: {error}");
     }
     let mut writer = ShardWriter::create(&path, false).unwrap();
-    writer.add("a", "ppm", Bytes::new()).unwrap();
-    assert!(matches!(writer.add("a", "ppm", Bytes::new()).unwrap_err(), WriteError::Unsound { .. }));
+    writer.add("a", "ppm", b"").unwrap();
+    assert!(matches!(writer.add("a", "ppm", b"").unwrap_err(), WriteError::Unsound { .. }));
     let mut writer = {
         drop(writer);
         ShardWriter::create(&path, false).unwrap()
     };
-    ["a", "b", "a"]
-        .into_iter()
-        .zip(["ppm", "ppm", "cls"])
-        .for_each(|(key, end)| writer.add(key, end, "1".into()).unwrap());
+    ["a", "b", "a"].into_iter().zip(["ppm", "ppm", "cls"]).for_each(|(key, end)| writer.add(key, end, b"1").unwrap());
     assert!(matches!(writer.finish(&no_cache()).unwrap_err(), WriteError::Unsound { .. }));
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "a shard that failed leaves nothing");
 }
@@ -126,7 +154,7 @@ fn nothing_is_in_place_before_the_shard_is_whole() {
     let folder = folder();
     let path = folder.path().join("s.tar");
     let mut writer = ShardWriter::create(&path, false).unwrap();
-    writer.add("a", "ppm", "1".into()).unwrap();
+    writer.add("a", "ppm", b"1").unwrap();
     assert!(!path.exists());
     let busy = ShardWriter::create(&path, false).err().unwrap();
     assert_eq!(busy.to_string(), format!("{}.part: is being written by another process", text(&path)));
