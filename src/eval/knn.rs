@@ -9,6 +9,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::features::Features;
+use crate::model::{DeviceFailure, numbers};
 
 /// Held-out samples compared at once, with so many of the training split: bounds what is in memory.
 const QUERIES_AT_ONCE: usize = 256;
@@ -97,20 +98,32 @@ pub fn standardise(train: &mut Features, held_out: &mut Features) {
 }
 
 /// The share of held-out samples whose `k` nearest training samples vote for their label; a tie goes to the smallest label.
-pub fn accuracy(train: &Features, held_out: &Features, k: usize, nearness: Nearness, device: &Device) -> f64 {
-    accuracies(train, held_out, &[k], nearness, device).first().map_or(0.0, |score| score.accuracy)
+///
+/// # Errors
+/// When the device fails.
+pub fn accuracy(
+    train: &Features,
+    held_out: &Features,
+    k: usize,
+    nearness: Nearness,
+    device: &Device,
+) -> Result<f64, DeviceFailure> {
+    Ok(accuracies(train, held_out, &[k], nearness, device)?.first().map_or(0.0, |score| score.accuracy))
 }
 
 /// [`accuracy`] for several `k` at once, by plain votes and by weighted ones.
+///
+/// # Errors
+/// When the device fails.
 pub fn accuracies(
     train: &Features,
     held_out: &Features,
     ks: &[usize],
     nearness: Nearness,
     device: &Device,
-) -> Vec<KnnScore> {
+) -> Result<Vec<KnnScore>, DeviceFailure> {
     let most = ks.iter().copied().max().unwrap_or(0);
-    let neighbours = nearest(train, held_out, most, nearness, device);
+    let neighbours = nearest(train, held_out, most, nearness, device)?;
     let share = |k: usize, votes: Votes| {
         let right = |(neighbours, label): &(&Vec<Neighbour>, &u32)| {
             vote(&neighbours[..k.min(neighbours.len())], &train.labels, nearness, votes) == Some(**label)
@@ -123,19 +136,22 @@ pub fn accuracies(
         let k = k.min(train.len());
         KnnScore { nearness, votes, k, accuracy: share(k, votes) }
     };
-    ks.iter().flat_map(|&k| [(k, Votes::Plain), (k, Votes::Weighted)]).map(score).collect()
+    Ok(ks.iter().flat_map(|&k| [(k, Votes::Plain), (k, Votes::Weighted)]).map(score).collect())
 }
 
 /// The `k` nearest training samples of each held-out one, nearest first; of those equally near, the first ones.
+///
+/// # Errors
+/// When the device fails.
 pub fn nearest(
     train: &Features,
     held_out: &Features,
     k: usize,
     nearness: Nearness,
     device: &Device,
-) -> Vec<Vec<Neighbour>> {
+) -> Result<Vec<Vec<Neighbour>>, DeviceFailure> {
     if train.is_empty() || held_out.is_empty() {
-        return vec![Vec::new(); held_out.len()];
+        return Ok(vec![Vec::new(); held_out.len()]);
     }
     let k = k.clamp(1, train.len());
     let width = train.width;
@@ -151,10 +167,10 @@ pub fn nearest(
         .collect();
     for rows in held_out.values.chunks(QUERIES_AT_ONCE * width) {
         let asked = matrix(rows.to_vec(), width, device);
-        let squares: Vec<f32> = host(asked.clone().square().sum_dim(1));
+        let squares = numbers(asked.clone().square().sum_dim(1))?;
         let mut nearest = vec![Vec::new(); squares.len()];
         for (first, known, offset) in &blocks {
-            let similar: Vec<f32> = host(asked.clone().matmul(known.clone()) + offset.clone());
+            let similar = numbers(asked.clone().matmul(known.clone()) + offset.clone())?;
             let count = similar.len() / squares.len();
             nearest
                 .par_iter_mut()
@@ -166,7 +182,7 @@ pub fn nearest(
         }
         found.append(&mut nearest);
     }
-    found
+    Ok(found)
 }
 
 /// Adds a row of similarities, whose first belongs to the training sample `first`, to the `k` greatest so far.
@@ -217,10 +233,6 @@ fn keys(rows: Vec<f32>, width: usize, nearness: Nearness, device: &Device) -> (T
 fn matrix(values: Vec<f32>, width: usize, device: &Device) -> Tensor<2> {
     let rows = values.len() / width.max(1);
     Tensor::from_data(TensorData::new(values, [rows, width]), device)
-}
-
-fn host(tensor: Tensor<2>) -> Vec<f32> {
-    tensor.into_data().convert::<f32>().iter::<f32>().collect()
 }
 
 /// The label with most votes; `None` without neighbours.

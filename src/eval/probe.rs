@@ -13,6 +13,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 use super::features::Features;
+use crate::model::{DeviceFailure, numbers};
 
 /// Learning rates, in parts of the one that can be shown never to overshoot. The bound assumes the worst, so that larger
 /// ones mostly do better.
@@ -50,26 +51,34 @@ pub struct ProbeScore {
 
 /// Fits on `train` and scores `held_out`, both standardised already; `None` without samples, or with more than 65,536
 /// labels, or once `stop` is set.
-pub fn probe(train: &Features, held_out: &Features, device: &Device, stop: &AtomicBool) -> Option<ProbeScore> {
+///
+/// # Errors
+/// When the device fails.
+pub fn probe(
+    train: &Features,
+    held_out: &Features,
+    device: &Device,
+    stop: &AtomicBool,
+) -> Result<Option<ProbeScore>, DeviceFailure> {
     let known = train.classes();
     let classes = known.len();
     if train.is_empty() || held_out.is_empty() || classes > MOST_CLASSES {
-        return None;
+        return Ok(None);
     }
     // Labels may be any numbers; of a label that the training split lacks none is the place.
     let places = |features: &Features| -> Vec<Option<usize>> {
         features.labels.iter().map(|label| known.binary_search(label).ok()).collect()
     };
     let (train_places, places) = (places(train), places(held_out));
-    let mut descent = Descent::new(train, &train_places, classes, device);
+    let mut descent = Descent::new(train, &train_places, classes, device)?;
     let (mut steps, mut converged) = (0, false);
     let mut least = f64::INFINITY;
     while steps < MOST_STEPS && !converged {
         if stop.load(Relaxed) {
-            return None;
+            return Ok(None);
         }
         for _ in 0..LOOK {
-            descent.step();
+            descent.step()?;
         }
         steps += LOOK;
         let now = descent.least().1;
@@ -77,13 +86,14 @@ pub fn probe(train: &Features, held_out: &Features, device: &Device, stop: &Atom
         converged = (0.0..=LEAST_GAIN * now.abs()).contains(&(least - now));
         least = now;
     }
-    descent.halt();
+    descent.halt()?;
     let (chosen, train_loss) = descent.least();
     let weights = descent.weights_of(chosen);
     let right = |features: &Features, places: &[Option<usize>]| right(features, places, &weights, device);
-    let ([top1_train, _], [top1, top5]) = (right(train, &train_places), right(held_out, &places));
+    let ([top1_train, _], [top1, top5]) = (right(train, &train_places)?, right(held_out, &places)?);
     let penalty = descent.penalty_of(chosen);
-    Some(ProbeScore { top1, top5, top1_train, train_loss: train_loss - penalty, rate: RATES[chosen], steps, converged })
+    let (train_loss, rate) = (train_loss - penalty, RATES[chosen]);
+    Ok(Some(ProbeScore { top1, top5, top1_train, train_loss, rate, steps, converged }))
 }
 
 /// Several descents at once; their weights stand side by side, `[features + 1, rates · classes]`, the last row being
@@ -107,6 +117,13 @@ struct Descent {
     penalties: [f64; RATES.len()],
 }
 
+/// What there is where the next step begins.
+struct Seen {
+    gradient: Tensor<2>,
+    losses: [f64; RATES.len()],
+    penalties: [f64; RATES.len()],
+}
+
 /// Some samples: features with a last column of ones, and the places of their labels, `[samples, 1, 1]`.
 struct Block {
     features: Tensor<2>,
@@ -114,7 +131,7 @@ struct Block {
 }
 
 impl Descent {
-    fn new(train: &Features, places: &[Option<usize>], classes: usize, device: &Device) -> Self {
+    fn new(train: &Features, places: &[Option<usize>], classes: usize, device: &Device) -> Result<Self, DeviceFailure> {
         let width = train.width + 1;
         let at_once = (SCORES_AT_ONCE / (RATES.len() * classes)).max(1);
         let starts = (0..train.len()).step_by(at_once);
@@ -127,11 +144,11 @@ impl Descent {
         let blocks: Vec<Block> = starts.map(block).collect();
         let columns = RATES.len() * classes;
         let samples = train.len() as f64;
-        let inverse = inverse(bound(&blocks, samples, width, device), width);
+        let inverse = inverse(bound(&blocks, samples, width, device)?, width);
         let rates: Vec<f32> = RATES.iter().flat_map(|rate| vec![*rate as f32; classes]).collect();
         let mut decayed = vec![1.0f32; width];
         decayed[width - 1] = 0.0;
-        Self {
+        Ok(Self {
             blocks,
             samples,
             classes,
@@ -143,21 +160,22 @@ impl Descent {
             decayed: Tensor::from_data(TensorData::new(decayed, [width, 1]), device),
             losses: [f64::INFINITY; RATES.len()],
             penalties: [0.0; RATES.len()],
-        }
+        })
     }
 
     /// Takes the losses where the weights are.
-    fn halt(&mut self) {
+    fn halt(&mut self) -> Result<(), DeviceFailure> {
         self.ahead = self.weights.clone();
-        let (_, losses, penalties) = self.look();
+        let Seen { losses, penalties, .. } = self.look()?;
         (self.losses, self.penalties) = (losses, penalties);
+        Ok(())
     }
 
     /// Gradient, losses and penalties where the next step begins.
-    fn look(&self) -> (Tensor<2>, [f64; RATES.len()], [f64; RATES.len()]) {
+    fn look(&self) -> Result<Seen, DeviceFailure> {
         let mut gradient = self.ahead.clone() * self.decayed.clone() * (PENALTY / self.samples);
         let squares = self.ahead.clone().square() * self.decayed.clone() * (0.5 * PENALTY / self.samples);
-        let penalties = by_rate(squares.sum_dim(0), self.classes);
+        let penalties = by_rate(squares.sum_dim(0), self.classes)?;
         let mut losses = penalties;
         for Block { features, places } in &self.blocks {
             let [samples, _] = features.dims();
@@ -165,18 +183,18 @@ impl Descent {
             let scores = features.clone().matmul(self.ahead.clone()).reshape([samples, RATES.len(), self.classes]);
             let shares = softmax(scores, 2);
             let right = (shares.clone() * labels.clone()).sum_dim(2).clamp_min(1e-30).log();
-            let block: Vec<f32> = right.sum_dim(0).into_data().convert::<f32>().iter::<f32>().collect();
+            let block = numbers(right.sum_dim(0))?;
             losses.iter_mut().zip(block).for_each(|(loss, sum)| *loss -= f64::from(sum) / self.samples);
             let errors = (shares - labels).reshape([samples, RATES.len() * self.classes]);
             gradient = gradient + features.clone().transpose().matmul(errors) / self.samples;
         }
-        (gradient, losses, penalties)
+        Ok(Seen { gradient, losses, penalties })
     }
 
     /// Goes one step with every rate.
-    fn step(&mut self) {
+    fn step(&mut self) -> Result<(), DeviceFailure> {
         let device = self.weights.device();
-        let (gradient, losses, penalties) = self.look();
+        let Seen { gradient, losses, penalties } = self.look()?;
         let next = self.ahead.clone() - self.inverse.clone().matmul(gradient) * self.rates.clone();
         let mut pushes = [0.0; RATES.len()];
         for (rate, push) in pushes.iter_mut().enumerate() {
@@ -193,6 +211,7 @@ impl Descent {
         self.ahead = next.clone() + (next.clone() - self.weights.clone()) * pushes;
         self.weights = next;
         (self.losses, self.penalties) = (losses, penalties);
+        Ok(())
     }
 
     /// The rate with the least loss, and that loss with its penalty.
@@ -228,27 +247,26 @@ fn with_ones(features: &Features, range: std::ops::Range<usize>, device: &Device
 }
 
 /// Sums of the columns of each rate.
-fn by_rate(columns: Tensor<2>, classes: usize) -> [f64; RATES.len()] {
-    let values: Vec<f32> = columns.into_data().convert::<f32>().iter::<f32>().collect();
+fn by_rate(columns: Tensor<2>, classes: usize) -> Result<[f64; RATES.len()], DeviceFailure> {
+    let values = numbers(columns)?;
     let mut sums = [0.0; RATES.len()];
     for (sum, values) in sums.iter_mut().zip(values.chunks(classes)) {
         *sum = values.iter().map(|value| f64::from(*value)).sum();
     }
-    sums
+    Ok(sums)
 }
 
 /// Nowhere is the second derivative of the mean loss greater than this, `[width, width]`: half of the mean product of
 /// features with themselves, and the penalty's.
-fn bound(blocks: &[Block], samples: f64, width: usize, device: &Device) -> Vec<f64> {
+fn bound(blocks: &[Block], samples: f64, width: usize, device: &Device) -> Result<Vec<f64>, DeviceFailure> {
     let mut products = Tensor::<2>::zeros([width, width], device);
     for Block { features, .. } in blocks {
         products = products + features.clone().transpose().matmul(features.clone());
     }
-    let products = products.into_data().convert::<f32>();
-    let mut bound: Vec<f64> = products.iter::<f32>().map(|sum| 0.5 * f64::from(sum) / samples).collect();
+    let mut bound: Vec<f64> = numbers(products)?.into_iter().map(|sum| 0.5 * f64::from(sum) / samples).collect();
     // A greater matrix bounds too, and rounding of 32 bits must not make this one negative.
     bound.iter_mut().step_by(width + 1).for_each(|square| *square += PENALTY / samples + RIDGE);
-    bound
+    Ok(bound)
 }
 
 /// The inverse of a symmetric, positive matrix, by its triangular root (Cholesky).
@@ -284,14 +302,19 @@ fn inverse(mut matrix: Vec<f64>, size: usize) -> Vec<f32> {
 }
 
 /// The shares of samples whose label has the greatest score, and one of the five greatest.
-fn right(features: &Features, places: &[Option<usize>], weights: &Tensor<2>, device: &Device) -> [f64; 2] {
+fn right(
+    features: &Features,
+    places: &[Option<usize>],
+    weights: &Tensor<2>,
+    device: &Device,
+) -> Result<[f64; 2], DeviceFailure> {
     let [_, classes] = weights.dims();
     let at_once = (SCORES_AT_ONCE / classes).max(1);
     let mut right = [0usize; 2];
     for start in (0..features.len()).step_by(at_once) {
         let range = start..(start + at_once).min(features.len());
         let scores = with_ones(features, range.clone(), device).matmul(weights.clone());
-        let scores: Vec<f32> = scores.into_data().convert::<f32>().iter::<f32>().collect();
+        let scores = numbers(scores)?;
         for (scores, place) in scores.chunks(classes).zip(&places[range]) {
             let &Some(place) = place else { continue };
             let own = scores[place];
@@ -302,5 +325,5 @@ fn right(features: &Features, places: &[Option<usize>], weights: &Tensor<2>, dev
             right[1] += usize::from(better < FIVE);
         }
     }
-    right.map(|right| right as f64 / features.len() as f64)
+    Ok(right.map(|right| right as f64 / features.len() as f64))
 }

@@ -10,6 +10,7 @@ use super::features::Features;
 use super::knn::{KnnScore, Nearness, accuracies, standardise};
 use super::lidar::{ViewFeatures, lidar};
 use super::probe::{ProbeScore, probe};
+use crate::model::DeviceFailure;
 use crate::objective::spectrum::{Spectrum, alpha, rankme};
 
 /// Held-out vectors that a spectrum is taken of: as many as determine it.
@@ -35,6 +36,9 @@ pub struct FeatureScores {
 
 /// Takes all scores, with `ks` neighbours by turns; standardises both splits on the way. `lap` is told the name of each
 /// part when it is done. `None` once `stop` is set.
+///
+/// # Errors
+/// When the device fails.
 pub fn scores(
     [train, held_out]: [&mut Features; 2],
     views: &ViewFeatures,
@@ -42,24 +46,32 @@ pub fn scores(
     device: &Device,
     stop: &AtomicBool,
     lap: &mut dyn FnMut(&'static str),
-) -> Option<FeatureScores> {
-    let mut lap = |part| {
+) -> Result<Option<FeatureScores>, DeviceFailure> {
+    let mut is_stopped = |part| {
         lap(part);
-        (!stop.load(Relaxed)).then_some(())
+        stop.load(Relaxed)
     };
     let rows = spread(&held_out.values, held_out.width, SPECTRUM_ROWS);
     let spectrum = Spectrum::of(&rows, held_out.width);
     let lidar = lidar(views);
-    lap("rank")?;
+    if is_stopped("rank") {
+        return Ok(None);
+    }
     let correlation_dimension = correlation_dimension(&held_out.values, held_out.width);
-    lap("dimension")?;
+    if is_stopped("dimension") {
+        return Ok(None);
+    }
     standardise(train, held_out);
-    let by = |nearness| accuracies(train, held_out, ks, nearness, device);
-    let knn = [Nearness::Cosine, Nearness::Euclidean].into_iter().flat_map(by).collect();
-    lap("knn")?;
-    let probe = probe(train, held_out, device, stop);
-    lap("probe")?;
-    Some(FeatureScores {
+    let mut knn = accuracies(train, held_out, ks, Nearness::Cosine, device)?;
+    knn.extend(accuracies(train, held_out, ks, Nearness::Euclidean, device)?);
+    if is_stopped("knn") {
+        return Ok(None);
+    }
+    let probe = probe(train, held_out, device, stop)?;
+    if is_stopped("probe") {
+        return Ok(None);
+    }
+    Ok(Some(FeatureScores {
         classes: train.classes().len(),
         knn,
         probe,
@@ -67,5 +79,5 @@ pub fn scores(
         rankme: rankme(&spectrum.singular_values),
         alpha: alpha(&spectrum.variances),
         lidar,
-    })
+    }))
 }

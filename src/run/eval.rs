@@ -177,7 +177,7 @@ impl Frozen {
         clock.lap("views_features");
         let both = [&mut train, &mut held_out];
         let scores = scores(both, &views, &request.ks, &self.place.device, from.stop, &mut |part| clock.lap(part));
-        let scores = scores.context("stopped")?;
+        let scores = scores?.context("stopped")?;
         let info = |split, features: &Features| SplitInfo { shards: self.named(split), samples: features.len() };
         let evaluation = Evaluation {
             step: self.step,
@@ -193,7 +193,10 @@ impl Frozen {
     }
 
     /// The nearest training samples of held-out ones that are spread over all.
-    pub fn neighbours(&self, splits: &Splits, samples: usize, k: usize) -> Vec<(usize, Vec<Neighbour>)> {
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn neighbours(&self, splits: &Splits, samples: usize, k: usize) -> Result<Vec<(usize, Vec<Neighbour>)>> {
         let Splits { train, held_out } = splits;
         let count = held_out.len();
         let chosen: Vec<usize> = (0..samples.min(count)).map(|number| number * count / samples.min(count)).collect();
@@ -203,7 +206,8 @@ impl Frozen {
             labels: chosen.iter().map(|&number| held_out.labels[number]).collect(),
             samples: Vec::new(),
         };
-        chosen.into_iter().zip(nearest(train, &asked, k, Nearness::Cosine, &self.place.device)).collect()
+        let found = nearest(train, &asked, k, Nearness::Cosine, &self.place.device)?;
+        Ok(chosen.into_iter().zip(found).collect())
     }
 
     /// Gives the features of a split's samples to `take`, batch by batch, with or without a label.

@@ -8,7 +8,7 @@ use image::RgbImage;
 
 use super::eval::Frozen;
 use crate::config::Plan;
-use crate::model::{EncoderConfig, Seen};
+use crate::model::{EncoderConfig, Seen, numbers};
 use crate::pipeline::augment::Crop;
 use crate::pipeline::decode::{Decoder, header};
 use crate::pipeline::jpeg::DecodeConfig;
@@ -128,14 +128,13 @@ impl Frozen {
         let last_four = self.last_four(&images);
         let Seen { features, pooled, attention, energies } = self.encoder().look(images);
         let [_, patches, _] = features.dims();
-        let energies =
-            energies.map_or_else(Vec::new, |energies| energies.into_data().convert::<f64>().iter::<f64>().collect());
-        let pooled = numbers(last_four.unwrap_or(pooled));
+        let energies = energies.map(numbers).transpose()?.unwrap_or_default().into_iter().map(f64::from).collect();
+        let pooled = numbers(last_four.unwrap_or(pooled))?;
         if let Some(value) = pooled.iter().find(|value| !value.is_finite()) {
             bail!("the encoder gives {value} for this image, which is no number: its weights are spoilt");
         }
-        let attention = attention.into_iter().map(numbers).collect();
-        Ok(Look { attention, features: numbers(features), pooled, energies, patches })
+        let attention = attention.into_iter().map(numbers).collect::<Result<_, _>>()?;
+        Ok(Look { attention, features: numbers(features)?, pooled, energies, patches })
     }
 
     /// Views of the encoder's size, where the encoder is: `[views, 3, side, side]`, normalised.
@@ -144,8 +143,4 @@ impl Frozen {
         let bytes: Vec<u8> = views.iter().flat_map(|view| view.as_raw()).copied().collect();
         normalised(&bytes, views.len(), side, self.plan.config.pixels, self.device())
     }
-}
-
-fn numbers<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    tensor.into_data().convert::<f32>().iter::<f32>().collect()
 }

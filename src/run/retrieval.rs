@@ -32,7 +32,7 @@ pub fn draw(frozen: &Frozen, splits: &Splits, counts: [usize; 2], path: &Path) -
 /// # Errors
 /// When an image cannot be read.
 pub fn picture(frozen: &Frozen, splits: &Splits, [images, neighbours]: [usize; 2]) -> Result<RgbImage> {
-    let rows = frozen.neighbours(splits, images, neighbours);
+    let rows = frozen.neighbours(splits, images, neighbours)?;
     let cell = SIDE + 2 * FRAME + GAP;
     let columns = 1 + rows.iter().map(|(_, near)| near.len()).max().unwrap_or(0) as u32;
     // The image itself stands a little apart.

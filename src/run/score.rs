@@ -144,7 +144,7 @@ impl Scorer<'_> {
         let [mut train, mut held_out] = self.splits(plan.config.augment.size, &encode)?;
         let views = self.from.views(self.validation, encode)?;
         let k = self.config.k;
-        let target = eval::scores::scores([&mut train, &mut held_out], &views, &[k], &place.device, stop, &mut |_| {})
+        let target = eval::scores::scores([&mut train, &mut held_out], &views, &[k], &place.device, stop, &mut |_| {})?
             .ok_or(Interrupted)?;
         let is_ours = |score: &&KnnScore| score.nearness == Nearness::Cosine && score.votes == Votes::Plain;
         let knn = target.knn.iter().find(is_ours).map_or(0.0, |score| score.accuracy);
@@ -160,7 +160,7 @@ impl Scorer<'_> {
     fn knn(&self, side: u32, encode: &dyn Fn(Tensor<4>) -> Tensor<2>) -> Result<f64> {
         let [mut train, mut held_out] = self.splits(side, encode)?;
         standardise(&mut train, &mut held_out);
-        Ok(accuracy(&train, &held_out, self.config.k, Nearness::Cosine, &self.from.place.device))
+        Ok(accuracy(&train, &held_out, self.config.k, Nearness::Cosine, &self.from.place.device)?)
     }
 
     fn splits(&self, side: u32, encode: &dyn Fn(Tensor<4>) -> Tensor<2>) -> Result<[Features; 2]> {

@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 
 use super::exchange;
 use crate::config::Plan;
-use crate::model::{FirstWeights, WeightInit, weights};
+use crate::model::{FirstWeights, WeightInit, numbers, weights};
 use crate::pipeline::{Batch, Counts, Indices, Masks};
 use crate::telemetry::Telemetry;
 use crate::train::upload::normalised;
@@ -106,7 +106,7 @@ pub fn energies(batch: &Batch, plan: &Plan, run: &Path) -> Result<Vec<Vec<f64>>>
         format!("--energy {}: its encoder has no energy; take a run with encoder.kind = \"energy\"", run.display())
     })?;
     let [_, places] = energies.dims();
-    let numbers: Vec<f64> = energies.into_data().convert::<f64>().iter::<f64>().collect();
+    let numbers: Vec<f64> = numbers(energies)?.into_iter().map(f64::from).collect();
     Ok(numbers.chunks(places).step_by(views).map(<[f64]>::to_vec).collect())
 }
 

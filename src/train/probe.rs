@@ -9,6 +9,7 @@ use burn::tensor::activation::softmax;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use crate::model::weights::{Array, Weights, WeightsError};
+use crate::model::{DeviceFailure, numbers};
 
 /// One sample in so many is scored; the others are fitted to.
 const SCORED_IN: u32 = 10;
@@ -138,8 +139,8 @@ impl OnlineProbe {
         let mut weights = Weights::new();
         for (name, tensor) in KEPT.into_iter().zip(&self.kept) {
             let shape = tensor.dims().to_vec();
-            let read = tensor.clone().into_data().convert::<f32>().try_to_vec::<f32>();
-            let values = read.map_err(|error| WeightsError::Tensor { name: name.into(), why: format!("{error:?}") })?;
+            let failed = |failure: DeviceFailure| WeightsError::Tensor { name: name.into(), why: failure.to_string() };
+            let values = numbers(tensor.clone()).map_err(failed)?;
             weights.insert(name.into(), Array { shape, values });
         }
         Ok((weights, self.updates))

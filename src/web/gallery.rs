@@ -297,6 +297,7 @@ impl Gallery {
             Features { values: look.pooled.clone(), width: look.pooled.len(), labels: vec![0], samples: vec![0] };
         standard.apply(&mut asked);
         let found = nearest(features, &asked, count + 1, Nearness::Cosine, self.frozen.device());
+        let found = found.map_err(|failure| Lack::Failed(failure.to_string()))?;
         let near = found.into_iter().flatten().map(|near| {
             let sample = features.samples[near.number];
             Near { sample, label: self.train().sample(sample).label, cosine: near.nearness }

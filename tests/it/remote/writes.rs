@@ -155,7 +155,7 @@ fn write(spec: &SetSpec) -> Result<(), WriteError> {
             set.drop_sample(Dropped { key: "4".into(), shard: "in.tar".into(), reason: "damaged".into(), detail })?;
             continue;
         }
-        set.add(&number.to_string(), &[("bin", vec![number as u8; 700].into())])?;
+        set.add(&number.to_string(), &[("bin", &[number as u8; 700])])?;
     }
     set.finish().map(drop)
 }
@@ -215,12 +215,15 @@ fn what_became_of_sent_shards_meanwhile_is_seen() {
     let half = |spec: &SetSpec| {
         let mut set = SetWriter::create(spec, &Cache::default()).unwrap();
         for number in 0..4 {
-            set.add(&number.to_string(), &[("bin", vec![number as u8; 700].into())]).unwrap();
+            set.add(&number.to_string(), &[("bin", &[number as u8; 700])]).unwrap();
         }
         // The first is sent, and known to be when the second is given to be sent.
         set.end_shard().unwrap();
+        while set.written().is_empty() {
+            set.place().unwrap();
+        }
         spec.to.away().unwrap().finish().unwrap();
-        set.end_shard().unwrap();
+        set.place().unwrap();
     };
     let whole = {
         write(&spec(&place, false).unwrap()).unwrap();
