@@ -73,6 +73,8 @@ impl LayerNorm {
         if on_cpu(&rows) && scale.dims() != [0] {
             let [rows, scale, shift] = [rows.into_dispatch(), scale.into_dispatch(), shift.into_dispatch()];
             Tensor::from_dispatch(<Dispatch as Fused>::fused_norm(rows, scale, shift, self.epsilon as f32))
+        } else if rows.is_autodiff() && scale.is_autodiff() && shift.is_autodiff() {
+            elsewhere::norm(rows, scale, shift, self.epsilon)
         } else {
             layer_norm(rows, scale, Some(shift), self.epsilon)
         }

@@ -58,7 +58,7 @@ fn norm_is_the_librarys_with_the_gradients_of_rows_scale_and_shift() {
     for width in AWKWARD.into_iter().filter(|&width| width > 1) {
         // More rows than are summed in one group.
         let rows = || recorded(&[300, width], 2.0).reshape([300, width]);
-        let (ours, theirs) = (rows(), rows());
+        let (ours, apart, theirs) = (rows(), rows(), rows());
         let [scale, shift] = [1.3, 0.4].map(|size| recorded(&[width], size).reshape([width]));
         let mut norm = LayerNorm::new(width, 1e-6, &device());
         norm.gamma = norm.gamma.map(|_| scale.clone());
@@ -67,12 +67,16 @@ fn norm_is_the_librarys_with_the_gradients_of_rows_scale_and_shift() {
         library.gamma = library.gamma.map(|_| scale.clone());
         library.beta = library.beta.map(|beta| beta.map(|_| shift.clone()));
 
-        let outputs = [norm.forward(ours.clone()), library.forward(theirs.clone())];
-
-        let (of_scale, of_shift) = (of(&scale), of(&shift));
-        let gradients: [[Gradient; 2]; 3] =
-            [[&of(&ours), &of(&theirs)], [&of_scale, &of_scale], [&of_shift, &of_shift]];
-        check("norm", width, outputs, &gradients);
+        let by_elsewhere = |rows: Tensor<2>| elsewhere::norm(rows, scale.clone(), shift.clone(), 1e-6);
+        for (name, ours, output) in
+            [("norm", &ours, norm.forward(ours.clone())), ("norm elsewhere", &apart, by_elsewhere(apart.clone()))]
+        {
+            let outputs = [output, library.forward(theirs.clone())];
+            let (of_scale, of_shift) = (of(&scale), of(&shift));
+            let gradients: [[Gradient; 2]; 3] =
+                [[&of(ours), &of(&theirs)], [&of_scale, &of_scale], [&of_shift, &of_shift]];
+            check(name, width, outputs, &gradients);
+        }
     }
 }
 

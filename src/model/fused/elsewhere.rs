@@ -1,6 +1,7 @@
 //! What training computes where nothing is fused by hand: on GPUs, in bfloat16, and over more tokens than fit a core's
 //! caches. The way forward is the tensor library's, but for attention in bfloat16; the way back is written out, as the
-//! library's own is an approximation (GELU) or keeps the weights of every query for every key (attention).
+//! library's own is an approximation (GELU), keeps the weights of every query for every key (attention), or is put
+//! together from operations that keep their numbers twice (LayerNorm).
 
 use std::f64::consts::{FRAC_1_SQRT_2, PI};
 use std::ops::Range;
@@ -40,6 +41,44 @@ pub fn attention(parts: [Tensor<4>; 3], hidden: Option<&Tensor<4, Bool>>, weight
     given.output = given.forward();
     let output = given.output.clone();
     recorded::<_, 3, 4>(given, parts.map(Tensor::into_dispatch), output)
+}
+
+/// Each row less its mean, over its deviation, scaled and shifted, on the record. Nothing but the rows is kept.
+///
+/// # Shapes
+/// - `rows`, output: `[..., width]`
+/// - `scale`, `shift`: `[width]`
+pub fn norm<const D: usize>(rows: Tensor<D>, scale: Tensor<1>, shift: Tensor<1>, epsilon: f64) -> Tensor<D> {
+    let way = Norm { rows: rows.clone().inner(), scale: scale.clone().inner(), epsilon };
+    let output = module::layer_norm(way.rows.clone(), way.scale.clone(), Some(shift.clone().inner()), epsilon);
+    recorded::<_, 3, D>(way, [rows.into_dispatch(), scale.into_dispatch(), shift.into_dispatch()], output)
+}
+
+#[derive(Clone, Debug)]
+struct Norm<const D: usize> {
+    rows: Tensor<D>,
+    scale: Tensor<1>,
+    epsilon: f64,
+}
+
+impl<const D: usize> WayBack<3> for Norm<D> {
+    fn gradients(self, of_output: DispatchTensor) -> [DispatchTensor; 3] {
+        let shape = self.rows.dims();
+        let [width] = self.scale.dims();
+        let count = shape.iter().product::<usize>() / width.max(1);
+        let flat = |rows: Tensor<D>| rows.reshape([count, width]);
+        let (rows, slope) = (flat(self.rows), flat(Tensor::from_dispatch(of_output)));
+        let centred = rows.clone() - rows.mean_dim(1);
+        let narrowness = centred.clone().square().mean_dim(1).add_scalar(self.epsilon).sqrt().recip();
+        let normed = centred * narrowness.clone();
+        let of_scale = (slope.clone() * normed.clone()).sum_dim(0).reshape([width]);
+        let of_shift = slope.clone().sum_dim(0).reshape([width]);
+        // A row's mean and deviation hang on all of it: neither their sum nor their spread is left to the row.
+        let slope = slope * self.scale.unsqueeze();
+        let along = (slope.clone() * normed.clone()).mean_dim(1);
+        let of_rows = (slope.clone() - slope.mean_dim(1) - normed * along) * narrowness;
+        [of_rows.reshape(shape).into_dispatch(), of_scale.into_dispatch(), of_shift.into_dispatch()]
+    }
 }
 
 #[derive(Clone, Debug)]
