@@ -22,6 +22,7 @@ use serde_json::json;
 use tokio::runtime::Runtime;
 
 use crate::config::{Plan, RunConfig};
+use crate::model::Precision;
 use crate::pipeline::Counts;
 use crate::run::exchange::{self, Which};
 use crate::run::folder::{self, RunFolder};
@@ -30,6 +31,8 @@ use crate::run::{Event, Outcome, Surroundings, free_folder, ready, show, stream 
 use crate::shard::Cache;
 use crate::telemetry::Telemetry;
 use crate::telemetry::server::{self, End};
+use crate::train::device::Placement;
+use crate::train::memory::StepMemory;
 use complaint::Told;
 use progress::{Progress, bytes, complaints};
 use serving::Serving;
@@ -314,17 +317,19 @@ fn check(args: CheckArgs) -> Result<()> {
     let out = args.out.unwrap_or_else(|| free_folder(&name_of(&args.file.file)));
     folder::check_writable(&out)?;
     if args.json {
-        return say_json(&folder::derived(&plan));
+        let mut derived = folder::derived(&plan);
+        derived["step_memory_bytes"] = plan.step_memory(place.is_cpu()).most().into();
+        return say_json(&derived);
     }
     complaints(&plan).iter().try_for_each(|line| say(line))?;
-    for (name, text) in overview(&plan, &place.name) {
+    for (name, text) in overview(&plan, &place) {
         say(&format!("{name:<11} {text}"))?;
     }
     Ok(())
 }
 
 /// A Plan in a few lines.
-fn overview(plan: &Plan, device: &str) -> Vec<(&'static str, String)> {
+fn overview(plan: &Plan, place: &Placement) -> Vec<(&'static str, String)> {
     let (encoder, grid) = (&plan.models.encoder, plan.models.encoder.grid());
     let scored =
         plan.validation.as_ref().map_or(String::new(), |set| format!(", {} to score on", count(set.len() as u64)));
@@ -348,8 +353,25 @@ fn overview(plan: &Plan, device: &str) -> Vec<(&'static str, String)> {
         ("steps", format!("{} of {batch} samples, {warmup} to warm up; {epochs} epochs", count(plan.steps))),
         ("in flight", format!("{} of batches and samples at most", bytes(plan.bytes_in_flight))),
         ("disk", format!("{} at most, {} a checkpoint", bytes(plan.disk_bytes()), bytes(plan.checkpoint_bytes()))),
-        ("device", device.to_string()),
+        ("memory", memory(&plan.step_memory(place.is_cpu()))),
+        ("device", device(plan, place)),
     ]
+}
+
+fn memory(step: &StepMemory) -> String {
+    let StepMemory { models, batches, pass, .. } = *step;
+    let [all, models, batches, pass] = [step.most(), models, batches, pass].map(bytes);
+    format!("about {all} on the device: {models} models and moments, {batches} batches, {pass} a pass at its most")
+}
+
+fn device(plan: &Plan, place: &Placement) -> String {
+    let (train, ranks) = (&plan.config.train, place.ranks.len());
+    let shared = if ranks > 1 { format!(", {ranks} ranks that share each batch") } else { String::new() };
+    let parts =
+        if train.accumulate > 1 { format!(", {} parts of a batch in turn", train.accumulate) } else { String::new() };
+    let products = if train.precision == Precision::Bf16 { "bfloat16" } else { "32 bits" };
+    let again = if train.recompute { ", blocks computed again on the way back" } else { "" };
+    format!("{}{shared}{parts}, products in {products}{again}", place.name)
 }
 
 fn stream(args: StreamArgs) -> Result<()> {

@@ -21,10 +21,11 @@ use crate::pipeline::{
 use crate::shard::{Cache, ShardError, ShardSet};
 use crate::telemetry::TelemetryConfig;
 use crate::train::device::DeviceError;
+use crate::train::memory::{Masked, StepMemory};
 use crate::train::model::Loss;
 use crate::train::probe::ProbeConfig;
 use crate::train::step::StepConfig;
-use crate::train::upload::uploaded_bytes;
+use crate::train::upload::{ON_DEVICE, uploaded_bytes};
 use crate::train::{DeviceChoice, ModelConfig, Normalisation, Schedules};
 
 pub use self::models::{
@@ -359,6 +360,16 @@ impl Plan {
         let labels = if self.step.probe.is_some() { 0 } else { labels(&self.train).len() };
         let width = self.models.encoder.width();
         (labels > 0).then(|| format!("no online probe: {labels} labels times {width} features are too many weights"))
+    }
+
+    /// What a step takes of the memory of the device that the first rank is on.
+    pub fn step_memory(&self, on_cpu: bool) -> StepMemory {
+        let masked = self.stream.mask.as_ref().map(|(mask, grid)| {
+            let [context, target] = mask.widths(*grid, self.config.train.batch, self.config.seed);
+            Masked { context, target, blocks: mask.target_blocks }
+        });
+        let sizes = [self.config.train.batch, ON_DEVICE, self.config.device.ranks()];
+        StepMemory::new(&self.models, &self.step, masked, sizes, on_cpu)
     }
 
     /// What decides the course of the run beside the data: a run goes on only under the same.

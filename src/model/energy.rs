@@ -62,7 +62,7 @@ impl EnergyConfig {
         }
     }
 
-    fn block(&self) -> EnergyBlockConfig {
+    pub(super) fn block(&self) -> EnergyBlockConfig {
         EnergyBlockConfig {
             width: self.width,
             heads: self.heads,
@@ -159,7 +159,7 @@ impl EnergyPredictorConfig {
         }
     }
 
-    fn block(&self) -> EnergyBlockConfig {
+    pub(super) fn block(&self) -> EnergyBlockConfig {
         EnergyBlockConfig {
             width: self.width,
             heads: self.heads,

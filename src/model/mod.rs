@@ -17,6 +17,7 @@ pub mod predictor;
 pub mod energy;
 pub mod shift;
 pub mod kinds;
+pub mod kept;
 pub mod weights;
 pub mod torchvision;
 

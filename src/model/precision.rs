@@ -64,11 +64,17 @@ impl ModuleMapper for Halve {
     }
 }
 
-/// Through a layer, in the precision of its weights.
+/// Through a layer, in the precision of its weights: as one product of all tokens, forward and back. Sample by sample the
+/// library multiplies with copies of the weights, one for each, on the way back (on the CPU).
 ///
 /// # Shapes
 /// - `tokens`: `[..., inputs]`
 /// - output: `[..., outputs]`
 pub fn through<const D: usize>(layer: &Linear, tokens: Tensor<D>) -> Tensor<D> {
-    layer.forward(tokens.cast(layer.weight.val().dtype()))
+    let mut shape = tokens.dims();
+    let [inputs, outputs] = layer.weight.val().dims();
+    let rows = shape.iter().take(D - 1).product();
+    let output = layer.forward(tokens.cast(layer.weight.val().dtype()).reshape([rows, inputs]));
+    shape[D - 1] = outputs;
+    output.reshape(shape)
 }

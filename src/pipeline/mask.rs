@@ -174,6 +174,26 @@ impl MaskConfig {
         })
     }
 
+    /// Patches of a context and of a target block, padding included: the most in some batches of so many samples.
+    pub fn widths(&self, grid: usize, samples: usize, seed: u64) -> [usize; 2] {
+        const BATCHES: u64 = 8;
+        // More samples hardly have a wider one.
+        let samples = samples.min(256) as u64;
+        let widths = (0..BATCHES).map(|step| {
+            let shared = self.shared_sizes(grid, &mut Draws::new(seed, BATCHES, step, Purpose::Masks));
+            let mut scratch = MaskScratch::default();
+            let drawn = (0..samples).map(|sample| {
+                let (mut draws, mut masks) = (Draws::new(seed, step, sample, Purpose::Masks), SampleMasks::default());
+                self.draw(grid, shared.as_ref(), &mut draws, &mut scratch, &mut masks);
+                masks
+            });
+            let drawn: Vec<SampleMasks> = drawn.collect();
+            let Masks { context, targets } = collate(self.mode, drawn.iter());
+            [context.width, targets.iter().map(|target| target.width).max().unwrap_or(0)]
+        });
+        widths.fold([0; 2], |[context, target], found| [context.max(found[0]), target.max(found[1])])
+    }
+
     /// Draws the sizes of the blocks; once per batch in shared-size mode, once per sample otherwise.
     fn draw_sizes(&self, grid: usize, draws: &mut Draws, into: &mut Sizes) {
         into.targets.clear();

@@ -13,6 +13,7 @@ pub mod masked;
 pub mod saccade;
 pub mod replica;
 pub mod step;
+pub mod memory;
 
 pub use collapse::Watch;
 pub use device::DeviceChoice;

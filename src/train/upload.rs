@@ -17,10 +17,13 @@ use crate::telemetry::{Activity, Queue, QueueMeter, Stage, StageMeter, Telemetry
 /// Batches that wait on the device: one for the next step, and one so that a late upload does not stop it.
 const UPLOADED_AHEAD: usize = 2;
 
-/// Bytes that uploaded batches take: those that wait, the one that waits for room, and the one in use.
+/// Batches on the device at most: those that wait, the one that waits for room, and the one in use.
+pub const ON_DEVICE: usize = UPLOADED_AHEAD + 2;
+
+/// Bytes that uploaded batches take.
 pub fn uploaded_bytes(views: usize, side: usize) -> u64 {
     let pixels = (views as u64).saturating_mul(3 * (side * side) as u64);
-    pixels.saturating_mul(size_of::<f32>() as u64 * (UPLOADED_AHEAD as u64 + 2))
+    pixels.saturating_mul((size_of::<f32>() * ON_DEVICE) as u64)
 }
 
 /// Mean and deviation of the pixels, per channel, in `0..=1`.

@@ -38,6 +38,17 @@ fn check_knows_the_parameters_of_the_authors_huge_encoder() {
     let millions = plan["encoder_parameters"].as_f64().unwrap() / 1e6;
     assert!((629.0..633.0).contains(&millions), "{millions}");
     assert_eq!(plan["grid"], 16);
+
+    let changes = ["--set", TRAIN, "--set", VALIDATION, "--set", "telemetry.address=127.0.0.1:0"];
+    let mut check = saccade(&["check", "pipelines/ijepa-vit-h14-in1k.toml", "--set", "train.recompute=true"]);
+    let said = finish(check.args(changes), 0);
+    // Weights, moments and the target encoder's weights: four numbers a parameter, and one predictor's less.
+    assert!(said.out.contains("10.4 GB models and moments"), "{}", said.out);
+    assert!(said.out.contains("blocks computed again") && said.out.contains("32 parts of a batch"), "{}", said.out);
+    let again = finish(check.arg("--json"), 0);
+    let again: Value = serde_json::from_str(&again.out).unwrap();
+    let [kept, again] = [&plan, &again].map(|plan| plan["step_memory_bytes"].as_f64().unwrap());
+    assert!(again < 0.6 * kept, "{again} bytes where blocks are computed again, {kept} where they are kept");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! One training step, computed in other ways: in bfloat16, with blocks gone through again, by several ranks, and on a device that fails.
 
 mod failures;
+mod memory;
 mod precision;
 mod ranks;
 mod recompute;
