@@ -353,15 +353,19 @@ fn overview(plan: &Plan, place: &Placement) -> Vec<(&'static str, String)> {
         ("steps", format!("{} of {batch} samples, {warmup} to warm up; {epochs} epochs", count(plan.steps))),
         ("in flight", format!("{} of batches and samples at most", bytes(plan.bytes_in_flight))),
         ("disk", format!("{} at most, {} a checkpoint", bytes(plan.disk_bytes()), bytes(plan.checkpoint_bytes()))),
-        ("memory", memory(&plan.step_memory(place.is_cpu()))),
+        ("memory", memory(&plan.step_memory(place.is_cpu()), place)),
         ("device", device(plan, place)),
     ]
 }
 
-fn memory(step: &StepMemory) -> String {
-    let StepMemory { models, batches, pass, .. } = *step;
-    let [all, models, batches, pass] = [step.most(), models, batches, pass].map(bytes);
-    format!("about {all} on the device: {models} models and moments, {batches} batches, {pass} a pass at its most")
+fn memory(step: &StepMemory, place: &Placement) -> String {
+    let StepMemory { models, batches, pass, update } = *step;
+    let (most, what) = if pass > update { (pass, "a pass") } else { (update, "gradients and the next weights") };
+    let [all, models, batches, most] = [step.most(), models, batches, most].map(bytes);
+    let whose = if place.is_cpu() { "" } else { " of the first GPU's" };
+    format!(
+        "about {all}{whose} in a step: {models} models and moments, {batches} batches (in flight too), {most} {what}"
+    )
 }
 
 fn device(plan: &Plan, place: &Placement) -> String {

@@ -31,7 +31,7 @@ use self::matrix::Shape;
 pub use self::depthwise::KERNEL;
 
 /// The most tokens over which attention is computed here: beyond, its weights no longer fit a core's caches.
-const MOST_TOKENS: usize = 512;
+pub const MOST_TOKENS: usize = 512;
 
 /// `x Φ(x)` of every number.
 pub fn gelu<const D: usize>(numbers: Tensor<D>) -> Tensor<D> {

@@ -1,13 +1,17 @@
 //! What a pass on the record keeps in memory for the way back, counted from what a model is built from.
 //!
 //! Counted are the numbers that grow with a batch, layer by layer, as the forward passes of this folder record them; a
-//! change there is one here, which a test that counts allocations finds. A layer keeps what it multiplies its weights
+//! change there is one here; a test compares what the CPU allocates. A layer keeps what it multiplies its weights
 //! with, a norm its rows, GELU its numbers, attention its queries, keys and values.
 
 use super::convnext::{ConvNextConfig, EXPANSION, REDUCTION};
 use super::energy::{EnergyBlockConfig, Memory};
+use super::fused::MOST_TOKENS;
+use super::fused::elsewhere::WEIGHT_BYTES;
 use super::kinds::{EncoderConfig, PatchPredictorConfig};
 use super::precision::Precision;
+use super::predictor::PredictorConfig;
+use super::vit::VitConfig;
 
 /// Bytes of a number outside of products, and of one that a product is made of.
 const WIDE: usize = 4;
@@ -21,6 +25,15 @@ pub struct Form {
     pub recompute: bool,
     /// Whether it is the CPU that computes, which has operations of its own in 32 bits.
     pub on_cpu: bool,
+}
+
+/// Blocks of a transformer.
+#[derive(Clone, Copy, Debug)]
+pub struct Blocks {
+    pub width: usize,
+    pub hidden: usize,
+    pub heads: usize,
+    pub depth: usize,
 }
 
 /// Bytes of a pass.
@@ -54,8 +67,9 @@ impl Form {
         if self.precision == Precision::Bf16 { NARROW } else { WIDE }
     }
 
-    fn in_one_pass(&self) -> bool {
-        self.on_cpu && self.precision == Precision::F32
+    /// Whether attention over so many tokens is one operation.
+    fn in_one_pass(&self, tokens: usize) -> bool {
+        self.on_cpu && self.precision == Precision::F32 && tokens <= MOST_TOKENS
     }
 
     /// So many times a block that keeps `each` bytes, of which `inputs` are what comes in.
@@ -63,13 +77,18 @@ impl Form {
         if self.recompute { Pass::new(count * inputs, each + beside) } else { Pass::new(count * each, beside) }
     }
 
-    /// Blocks of attention and an MLP.
-    pub fn transformer(&self, tokens: usize, width: usize, hidden: usize, depth: usize) -> Pass {
+    /// Blocks of attention and an MLP over sequences of so many tokens.
+    pub fn transformer(&self, [sequences, each]: [usize; 2], blocks: Blocks) -> Pass {
+        let Blocks { width, hidden, heads, depth } = blocks;
+        let tokens = sequences * each;
         // Inputs of both norms; then of the layer before attention, queries, keys and values, what they give joined,
         // the second norm's output, and what comes into GELU and out of it.
-        let attended = if self.in_one_pass() { 4 * width } else { 5 * width };
-        let each = tokens * (2 * width * WIDE + (2 * width + attended + 2 * hidden) * self.narrow());
-        self.blocks(depth, tokens * width * WIDE, each, tokens * (width + 2 * hidden) * WIDE)
+        let attended = if self.in_one_pass(each) { 4 * width } else { 5 * width };
+        let kept = tokens * (2 * width * WIDE + (2 * width + attended + 2 * hidden) * self.narrow());
+        // Off the CPU's one pass the weights of some queries are in memory on the way back, and what comes of them.
+        let weights = (tokens * each * heads * WIDE).min(WEIGHT_BYTES);
+        let weights = if self.in_one_pass(each) { 0 } else { 3 * weights };
+        self.blocks(depth, tokens * width * WIDE, kept, (tokens * (width + 2 * hidden) * WIDE).max(weights))
     }
 
     /// Iterations down the energy, of sequences of so many tokens.
@@ -82,28 +101,29 @@ impl Form {
             // The exponentials, and what comes of them before it is divided by their sum.
             Memory::Softmax => block.memories * (WIDE + copies) + block.width * WIDE,
         };
-        let each = if self.in_one_pass() {
+        let scores = if self.in_one_pass(tokens) { 0 } else { sequences * block.heads * tokens * tokens };
+        let each = if self.in_one_pass(tokens) {
             // Queries and keys, and where they are drawn.
             all * (2 * block.width * WIDE + 4 * inner * WIDE + remembered)
         } else {
             // Queries and keys as they are, sharpened, found and finding, each before and after its division.
-            let scores = sequences * block.heads * tokens * tokens;
             all * (block.width * (WIDE + self.narrow()) + inner * (4 * WIDE + 5 * self.narrow()) + remembered)
                 + scores * (WIDE + copies)
         };
         // A sum over the memories has a way back of its own.
         let excited = if block.memory == Memory::Softmax { 3 } else { 2 };
-        let beside = all * (block.width + 2 * inner + excited * block.memories) * WIDE;
+        let beside = (all * (block.width + 2 * inner + excited * block.memories) + 3 * scores) * WIDE;
         self.blocks(block.iterations, all * block.width * WIDE, each, beside)
     }
 
-    /// `tokens` of each sample are encoded, of `patches` pixels' numbers each; a ConvNeXt encodes all.
+    /// So many tokens of each sample are encoded; a ConvNeXt encodes all of it.
     pub fn encoder(&self, encoder: &EncoderConfig, samples: usize, tokens: usize) -> Pass {
         let all = samples * tokens;
         let ends = |patch: usize, width: usize| Pass::kept(all * (3 * patch * patch * self.narrow() + width * WIDE));
         match encoder {
-            EncoderConfig::Vit(vit) => {
-                ends(vit.patch, vit.width).then(self.transformer(all, vit.width, vit.hidden, vit.depth))
+            EncoderConfig::Vit(VitConfig { patch, width, depth, heads, hidden, .. }) => {
+                let blocks = Blocks { width: *width, hidden: *hidden, heads: *heads, depth: *depth };
+                ends(*patch, *width).then(self.transformer([samples, tokens], blocks))
             }
             EncoderConfig::Energy(energy) => {
                 ends(energy.patch, energy.width).then(self.energy(samples, tokens, &energy.block()))
@@ -113,7 +133,7 @@ impl Form {
     }
 
     fn convnext(&self, convnext: &ConvNextConfig, samples: usize) -> Pass {
-        let mut side = convnext.image / convnext.stem.max(1);
+        let mut side = convnext.image / convnext.stem;
         let mut before: Option<(usize, usize)> = None;
         let mut all = Pass::default();
         for (depth, width) in convnext.stages() {
@@ -144,12 +164,13 @@ impl Form {
         [samples, sequences]: [usize; 2],
         [context, target]: [usize; 2],
     ) -> Pass {
-        let (all, asked) = (sequences * (context + target), sequences * target);
+        let (each, asked) = (context + target, sequences * target);
         let (width, walked) = match predictor {
-            PatchPredictorConfig::Vit(vit) => (vit.width, self.transformer(all, vit.width, vit.hidden, vit.depth)),
-            PatchPredictorConfig::Energy(energy) => {
-                (energy.width, self.energy(sequences, context + target, &energy.block()))
+            PatchPredictorConfig::Vit(PredictorConfig { width, depth, heads, hidden }) => {
+                let blocks = Blocks { width: *width, hidden: *hidden, heads: *heads, depth: *depth };
+                (*width, self.transformer([sequences, each], blocks))
             }
+            PatchPredictorConfig::Energy(energy) => (energy.width, self.energy(sequences, each, &energy.block())),
         };
         let ends = samples * context * features * self.narrow() + asked * width * (WIDE + self.narrow());
         Pass::kept(ends).then(walked)

@@ -6,8 +6,8 @@ use burn::tensor::Tensor;
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum DeviceFailure {
     #[error(
-        "the device ran out of memory when {0} bytes more were asked for; go on with --set train.recompute=true, or begin \
-         with a higher train.accumulate or a lower train.batch"
+        "the device ran out of memory when {0} bytes more were asked for; a training goes on with --set \
+         train.recompute=true, or begins with a higher train.accumulate or a lower train.batch"
     )]
     OutOfMemory(u64),
     #[error("the device failed: {0}")]

@@ -64,8 +64,8 @@ impl ModuleMapper for Halve {
     }
 }
 
-/// Through a layer, in the precision of its weights: as one product of all tokens, forward and back. Sample by sample the
-/// library multiplies with copies of the weights, one for each, on the way back (on the CPU).
+/// Through a layer, in the precision of its weights: as one product of all tokens, of which there is at least one. Where
+/// the library multiplies sample by sample, its way back holds a gradient of the weights for each.
 ///
 /// # Shapes
 /// - `tokens`: `[..., inputs]`

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::attention::{Block, block_parameters, layer_norm};
 use super::fused::{LayerNorm, gelu};
 use super::init::WeightInit;
+use super::precision::through;
 use crate::pipeline::saccade::Saccade;
 
 /// Frequencies of the rotation and of each shift (NeRF's encoding of directions and places, turned about: rotations
@@ -310,9 +311,9 @@ impl TokenTransformer {
         let [batch, width] = features.dims();
         let [tokens, _] = self.positions.dims();
         let pieces = features.reshape([batch, tokens, width / tokens]);
-        let known = self.embed.forward(pieces) + self.positions.val().unsqueeze();
+        let known = through(&self.embed, pieces) + self.positions.val().unsqueeze();
         let known = self.blocks.iter().fold(known, |known, block| block.forward(known, None));
-        self.projection.forward(self.norm.forward(known)).reshape([batch, width])
+        through(&self.projection, self.norm.forward(known)).reshape([batch, width])
     }
 }
 

@@ -174,13 +174,15 @@ impl MaskConfig {
         })
     }
 
-    /// Patches of a context and of a target block, padding included: the most in some batches of so many samples.
+    /// Patches of a context and of a target block, padding included: the most in eight batches of so many samples.
     pub fn widths(&self, grid: usize, samples: usize, seed: u64) -> [usize; 2] {
         const BATCHES: u64 = 8;
-        // More samples hardly have a wider one.
-        let samples = samples.min(256) as u64;
+        /// Whose sizes all samples of a batch share, which no sample is drawn in.
+        const NO_EPOCH: u64 = u64::MAX;
+        // Where all are padded to the widest, more samples hardly have a wider one.
+        let samples = if self.mode == MaskMode::PerSample { samples.min(256) } else { samples } as u64;
         let widths = (0..BATCHES).map(|step| {
-            let shared = self.shared_sizes(grid, &mut Draws::new(seed, BATCHES, step, Purpose::Masks));
+            let shared = self.shared_sizes(grid, &mut Draws::new(seed, NO_EPOCH, step, Purpose::Masks));
             let mut scratch = MaskScratch::default();
             let drawn = (0..samples).map(|sample| {
                 let (mut draws, mut masks) = (Draws::new(seed, step, sample, Purpose::Masks), SampleMasks::default());

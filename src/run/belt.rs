@@ -94,6 +94,14 @@ impl<T> Belt<T> {
 }
 
 impl<T> Turn<'_, T> {
+    /// Says how many bytes it is expected to hold.
+    pub fn expect(&mut self, bytes: u64) {
+        let bytes = bytes.saturating_add(TURN_BYTES);
+        let mut state = self.belt.lock();
+        state.held = state.held.saturating_sub(self.bytes).saturating_add(bytes);
+        self.bytes = bytes;
+    }
+
     /// Lays the result, which holds this many bytes, onto the belt.
     pub fn finish(mut self, result: T, bytes: u64) {
         let bytes = bytes.saturating_add(TURN_BYTES);

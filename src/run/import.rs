@@ -24,6 +24,8 @@ use crate::shard::write::{Destination, Dropped, SetAccount, SetSpec, SetWriter, 
 
 /// Samples read and waiting to be written. More of them are not faster, and leave the processor's cache.
 const MOST_WAITING_BYTES: u64 = 32 << 20;
+/// And so many for each worker, whose turn may be a large picture's.
+const WORKER_BYTES: u64 = 16 << 20;
 /// Two headers, the label and, on average, half a block of padding.
 const AROUND_BYTES: u64 = 3 * 512 + 256;
 /// Of a sample, where nobody has counted them.
@@ -125,9 +127,13 @@ pub fn import(order: &Order, tell: &mut dyn FnMut(Step)) -> Result<Account> {
     // Before anything of an older set is touched.
     let samples = import.samples().unwrap_or(import.bytes / USUAL_BYTES);
     let bytes = import.bytes + import.samples().unwrap_or(0) * AROUND_BYTES;
+    let at_a_time = to.most_here(&split, bytes, samples);
+    let rest = bytes.saturating_sub(bytes_there(order));
     let needed = match to.away() {
-        Some(_) => to.most_here(&split, bytes, samples),
-        None => bytes.saturating_sub(bytes_there(order)),
+        Some(_) => at_a_time,
+        // A shard is whole before the one that it replaces goes.
+        None if order.force => rest.max(at_a_time),
+        None => rest,
     };
     refuse_without_room(to.folder(), needed)?;
     let classes = classes_file(order, &to, &import.classes)?;
@@ -170,7 +176,7 @@ pub fn import(order: &Order, tell: &mut dyn FnMut(Step)) -> Result<Account> {
 }
 
 fn take_all(order: &Order, line: &Mutex<Line>, writer: &mut SetWriter, tell: &mut dyn FnMut(Step)) -> Result<u64> {
-    let belt = Belt::new(MOST_WAITING_BYTES);
+    let belt = Belt::new(MOST_WAITING_BYTES + WORKER_BYTES * order.workers as u64);
     thread::scope(|scope| {
         let spawn = |number: usize| {
             let thread = thread::Builder::new().name(format!("saccade-import-{number}"));
@@ -178,6 +184,9 @@ fn take_all(order: &Order, line: &Mutex<Line>, writer: &mut SetWriter, tell: &mu
         };
         let started = (0..order.workers).try_for_each(spawn).context("threads of --workers cannot be started");
         let written = started.and_then(|()| write_all(&belt, writer, tell));
+        if written.is_err() {
+            writer.save_ended();
+        }
         // The scope waits for the workers, which end with the belt.
         belt.close();
         written
@@ -329,9 +338,11 @@ fn work(belt: &Belt<Vec<Result<Outcome, ImportError>>>, line: &Mutex<Line>) {
         if next.ended || !belt.wait() {
             return;
         }
+        // Begun before, so that a panic within closes the belt while nobody else can begin one.
+        let mut turn = belt.begin(0);
         let group = next.group();
         let ended = next.ended;
-        let turn = belt.begin(group.iter().flatten().map(Found::bytes).sum());
+        turn.expect(group.iter().flatten().map(Found::bytes).sum());
         drop(next);
         let look = |found: Result<Found, ImportError>| {
             let Found { item, key, is_new } = found?;

@@ -1,8 +1,9 @@
 //! How much of a device's memory a step takes, before any of it is taken.
 
 use super::model::{HeadConfig, Loss, ModelConfig};
+use super::probe::ProbeConfig;
 use super::step::StepConfig;
-use crate::model::kept::{Form, Pass};
+use crate::model::kept::{Blocks, Form, Pass};
 use crate::model::{Precision, ShiftPredictorConfig};
 
 const NUMBER: usize = size_of::<f32>();
@@ -18,7 +19,7 @@ pub struct Masked {
 /// Bytes of a step, in parts.
 #[derive(Clone, Copy, Debug)]
 pub struct StepMemory {
-    /// Weights, those of the target encoder, and the optimizer's moments; they are always there.
+    /// Weights, those of the target encoder, the optimizer's moments, and the online probe; they are always there.
     pub models: u64,
     /// Batches as they come to the device.
     pub batches: u64,
@@ -49,19 +50,23 @@ impl StepMemory {
         let views = if masked.is_some() { 1 } else { 2 };
         let each = samples.div_ceil(step.accumulate.saturating_mul(ranks).max(1));
         let pass = pass(models, &step.loss, form, masked, each);
-        let copies = match step.precision {
-            Precision::F32 => 0,
-            Precision::Bf16 => (trained + target) * 2,
-        };
         // The sum of the micro-batches before.
         let sum = if step.accumulate > 1 { trained * NUMBER as u64 } else { 0 };
-        // Ranks on the CPU share its memory; on GPUs each has its own.
-        let here = if on_cpu { ranks.max(1) as u64 } else { 1 };
+        let ranks = ranks.max(1) as u64;
+        // Ranks on the CPU share its memory, and the weights in it; on GPUs each has its own.
+        let here = if on_cpu { ranks } else { 1 };
+        let copies = match step.precision {
+            Precision::F32 => 0,
+            Precision::Bf16 => (here * trained + target) * 2,
+        };
+        // Of the other ranks, which all come to the first.
+        let gradients = (ranks - 1) * trained * NUMBER as u64;
+        let probe = step.probe.as_ref().map_or(0, ProbeConfig::numbers);
         Self {
-            models: (3 * trained + target + (here - 1) * (trained + target)) * NUMBER as u64,
+            models: (3 * trained + target + probe) * NUMBER as u64,
             batches: (samples * batches * views * 3 * side * side * NUMBER) as u64,
-            pass: here * (pass.most as u64 + copies + sum),
-            update: 2 * trained * NUMBER as u64,
+            pass: here * (pass.most as u64 + sum) + copies + gradients,
+            update: 2 * trained * NUMBER as u64 + gradients,
         }
     }
 }
@@ -83,9 +88,9 @@ fn pass(models: &ModelConfig, loss: &Loss, form: Form, masked: Option<Masked>, s
             let shifted = (0..again).fold(Pass::default(), |all, _| {
                 all.then(match *predictor {
                     ShiftPredictorConfig::Mlp { hidden, layers } => layers_of(samples, features, hidden, layers),
-                    ShiftPredictorConfig::Transformer { tokens, width, depth, .. } => {
+                    ShiftPredictorConfig::Transformer { tokens, width, depth, heads } => {
                         let form = Form { precision: Precision::F32, recompute: false, ..form };
-                        form.transformer(samples * tokens, width, 4 * width, depth)
+                        form.transformer([samples, tokens], Blocks { width, hidden: 4 * width, heads, depth })
                     }
                 })
             });

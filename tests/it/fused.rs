@@ -107,6 +107,18 @@ fn attention_is_the_librarys_whatever_is_hidden() {
 
 /// Bytes that hold all weights at once, those of some queries, and those of less than one.
 #[test]
+fn norm_elsewhere_takes_views_of_any_rank() {
+    let all = recorded(&[4, 5, 7, 12], 2.0).reshape::<4>([4, 5, 7, 12]);
+    let apart = recorded(&[4, 5, 7, 12], 2.0).reshape::<4>([4, 5, 7, 12]);
+    let [scale, shift] = [1.3, 0.4].map(|size| recorded(&[12], size).reshape::<1>([12]));
+    let narrowed = |rows: &Tensor<4>| rows.clone().narrow(1, 1, 3).swap_dims(0, 2);
+    let ours = elsewhere::norm(narrowed(&all), scale.clone(), shift.clone(), 1e-6);
+    let rows = narrowed(&apart).reshape([7 * 3 * 4, 12]);
+    let theirs = elsewhere::norm(rows, scale, shift, 1e-6).reshape([7, 3, 4, 12]);
+    check("norm of a view", 12, [ours, theirs], &[[&of(&all), &of(&apart)]]);
+}
+
+#[test]
 fn attention_elsewhere_is_the_librarys_whatever_is_hidden_and_however_few_weights_are_held() {
     for (tokens, bytes) in [(1, 1 << 20), (33, 1 << 20), (33, 3 * 2 * 33 * 4 * 10), (50, 1)] {
         for hides in [false, true] {

@@ -66,7 +66,7 @@ fn data_path_knows_nothing_of_burn_and_models_nothing_of_files_or_channels() {
 fn numbers_are_read_from_a_device_by_the_one_function_that_tells_of_its_failure() {
     for path in modules().iter().filter(|module| *module != "model").flat_map(|module| files_of(module)) {
         let text = fs::read_to_string(&path).unwrap();
-        for call in [".into_data()", ".to_data()", ".into_scalar()"] {
+        for call in [".into_data(", ".to_data(", ".into_scalar"] {
             assert!(!text.contains(call), "{} reads by {call} what model::numbers reads", path.display());
         }
     }

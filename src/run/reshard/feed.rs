@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Result, bail};
 
-use super::super::belt::{GROUP_BYTES, GROUP_SAMPLES};
+use super::super::belt::GROUP_BYTES;
 use super::pick::{Choice, Chosen, Origin};
 use super::scatter::{Bucket, Buckets};
 use super::treat::Raw;
@@ -41,11 +41,11 @@ impl<'a> Feed<'a> {
         Self { choice, from, next }
     }
 
-    /// The next samples, as many as make a turn; none when all were handed out, or after an error.
-    pub fn group(&mut self) -> Vec<Result<Ticket>> {
+    /// The next samples, as many as make a turn and no more than `most`; none when all were handed out, or after an error.
+    pub fn group(&mut self, most: usize) -> Vec<Result<Ticket>> {
         let (mut group, mut bytes) = (Vec::new(), 0);
         let first = self.shard();
-        while bytes < GROUP_BYTES && group.len() < GROUP_SAMPLES {
+        while bytes < GROUP_BYTES && group.len() < most {
             // The shard before is given up first, as this one may need its room.
             let must_wait = matches!(&self.from, From::Shards(opened) if opened.most == 1) && self.shard() != first;
             let Some(ticket) = (if must_wait { None } else { self.next() }) else { break };

@@ -34,7 +34,10 @@ pub fn refuse_without_room(
     };
     let replaced: u64 = if wanted.force { plan.specs.iter().map(replaced_bytes).sum() } else { 0 };
     // A shard is whole before the one that it replaces goes; what goes to a store leaves soon.
-    let at_a_time = |spec: &SetSpec| spec.to.most_here(&spec.split, written, rest.len() as u64);
+    let order = choice.order.len() as u64;
+    let whole = u128::from(written) * u128::from(order) / (rest.len() as u128).max(1);
+    let whole = u64::try_from(whole).unwrap_or(u64::MAX);
+    let at_a_time = |spec: &SetSpec| spec.to.most_here(&spec.split, whole, order);
     let at_a_time: u64 = plan.specs.iter().map(at_a_time).sum();
     let all = if plan.to.away().is_some() { 0 } else { written.saturating_sub(replaced) };
     let needed = all.max(at_a_time.min(written));

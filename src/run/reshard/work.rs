@@ -8,12 +8,12 @@ use std::thread;
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 
-use super::super::belt::Belt;
+use super::super::belt::{Belt, GROUP_SAMPLES};
 use super::super::tune::available_memory;
 use super::feed::{Feed, From, Opened, Ticket};
 use super::pick::{Choice, Chosen};
 use super::scatter::{self, Scatter};
-use super::treat::{Outcome, Treatment};
+use super::treat::{ImageForm, Outcome, Treatment};
 use super::{Done, Event, Plan, Reshard, room};
 use crate::pipeline::shrink::Shrinker;
 use crate::shard::write::{Destination, SetAccount, SetWriter, Written};
@@ -21,6 +21,10 @@ use crate::shard::{Cache, hex};
 
 /// Samples read and waiting to be written. More of them are not faster, and leave the processor's cache.
 const MOST_WAITING_BYTES: u64 = 32 << 20;
+/// And so many for each worker, whose turn may be a large picture's.
+const WORKER_BYTES: u64 = 16 << 20;
+/// Pictures that are made anew may be larger than they come.
+const MADE_BYTES: u64 = 256 << 20;
 /// A quarter of the descriptors that a process usually has.
 const MOST_OPEN: usize = 256;
 /// Where the system does not tell how much memory there is.
@@ -81,7 +85,9 @@ impl<'a> Work<'a> {
             From::Shards(opened)
         };
         let feed = Mutex::new(Feed::new(choice, from_where, from));
-        let belt = Belt::new(MOST_WAITING_BYTES);
+        let is_made = wanted.treatment.image != ImageForm::AsIs;
+        let made = if is_made { MADE_BYTES } else { 0 };
+        let belt = Belt::new(MOST_WAITING_BYTES + made + WORKER_BYTES * wanted.workers as u64);
         thread::scope(|scope| {
             let spawn = |number: usize| {
                 let thread = thread::Builder::new().name(format!("saccade-reshard-{number}"));
@@ -89,6 +95,9 @@ impl<'a> Work<'a> {
             };
             let started = (0..wanted.workers).try_for_each(spawn).context("threads of --workers cannot be started");
             let written = started.and_then(|()| self.take_all(from, &belt, tell));
+            if written.is_err() {
+                self.sets.iter_mut().for_each(SetWriter::save_ended);
+            }
             // The scope waits for the workers, which end with the belt.
             belt.close();
             written
@@ -121,6 +130,8 @@ impl<'a> Work<'a> {
             let Some(set) = self.sets.get_mut(number).filter(|set| set.settled() <= place as u64) else { continue };
             if is_split && (number == 1) != chosen.held_out {
                 set.pass(1);
+                let finished = set.place_ready()?;
+                self.tell(number, finished, tell);
                 continue;
             }
             let finished = match outcome {
@@ -135,11 +146,11 @@ impl<'a> Work<'a> {
                 }
                 Outcome::Dropped(dropped) => {
                     set.drop_sample(dropped.clone())?;
-                    None
+                    set.place_ready()?
                 }
                 Outcome::Filtered(reason) => {
                     set.filter(reason);
-                    None
+                    set.place_ready()?
                 }
             };
             self.tell(number, finished, tell);
@@ -215,11 +226,13 @@ fn work(belt: &Belt<Vec<Result<Outcome>>>, feed: &Mutex<Feed>, choice: &Choice, 
         if !belt.wait() {
             return;
         }
-        let group = next.group();
+        // Begun before, so that a panic within closes the belt while nobody else can begin one.
+        let mut turn = belt.begin(0);
+        let group = next.group(if treatment.image == ImageForm::AsIs { GROUP_SAMPLES } else { 1 });
         if group.is_empty() {
-            return;
+            return turn.finish(Vec::new(), 0);
         }
-        let turn = belt.begin(group.iter().flatten().map(Ticket::bytes).sum());
+        turn.expect(group.iter().flatten().map(Ticket::bytes).sum());
         drop(next);
         let outcome = |ticket: Result<Ticket>| take_over(&ticket?, choice, treatment, &mut shrinker);
         let outcomes: Vec<Result<Outcome>> = group.into_iter().map(outcome).collect();

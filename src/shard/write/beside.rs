@@ -38,8 +38,9 @@ impl Beside {
         }
         file.set_len(0).map_err(failed)?;
         let lock = file.try_clone().map_err(failed)?;
+        let beside = Self { path: path.clone(), renamed: false, _lock: lock };
         let hashed = Hashed::new(file, buffers).map_err(failed)?;
-        Ok((Self { path, renamed: false, _lock: lock }, hashed))
+        Ok((beside, hashed))
     }
 
     pub fn rename(mut self, shard: &Path) -> io::Result<()> {

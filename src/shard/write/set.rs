@@ -24,7 +24,7 @@ use super::{Buffers, Destination, Sealed, ShardWriter, WriteError, member_bytes}
 use crate::shard::cache::{Cache, beside, make_good};
 use crate::shard::index::hex;
 
-/// Shards that are brought to the disk while the next is written; a kill undoes them.
+/// Shards that are brought to the disk while the next is written; a kill undoes them, so they are few.
 pub const MOST_ON_THE_WAY: usize = 2;
 
 /// A set that is to be written.
@@ -80,7 +80,6 @@ pub struct SetAccount {
 pub struct SetWriter {
     spec: SetSpec,
     cache: Cache,
-    state: State,
     list: DroppedList,
     written: Vec<Written>,
     /// Shards of this request that lie in their places, but not as their lines say.
@@ -95,6 +94,8 @@ pub struct SetWriter {
     account: SetAccount,
     /// Up to the end of the last shard that is in its place.
     placed: SetAccount,
+    /// The last, as whoever comes after must not begin before all of the others are done with.
+    state: State,
 }
 
 struct Current {
@@ -301,8 +302,16 @@ impl SetWriter {
     }
 
     /// Puts the first of the shards on their way into its place, if it need not be waited for.
-    fn place_ready(&mut self) -> Result<Option<Written>, WriteError> {
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn place_ready(&mut self) -> Result<Option<Written>, WriteError> {
         if self.on_the_way.front().is_some_and(OnTheWay::is_there) { self.place() } else { Ok(None) }
+    }
+
+    /// Puts those of the shards on their way into their places that can be, when something else failed.
+    pub fn save_ended(&mut self) {
+        while let Ok(Some(_)) = self.place() {}
     }
 
     /// Waits for the first of the shards on their way, and puts it into its place; `None` when there is none.

@@ -1,12 +1,16 @@
-//! What is said of a step's memory, beside what the step allocates.
+//! What is said of a step's memory, beside what the thread that makes the step allocates; what threads that it hands
+//! products to take for themselves is not counted.
 
-use saccade::model::{EncoderConfig, PatchPredictorConfig, Precision, ShiftPredictorConfig};
+use burn::tensor::Tensor;
+use saccade::model::kept::Form;
+use saccade::model::{EncoderConfig, FirstWeights, PatchPredictorConfig, Precision, ShiftPredictorConfig, WeightInit};
 use saccade::train::memory::{Masked, StepMemory};
 use saccade::train::model::Loss;
 use saccade::train::{HeadConfig, ModelConfig};
 
 use super::{CONTEXT, TARGET, batch_of, config, kinds, trainer};
 use crate::allocations::Account;
+use crate::device;
 
 const SAMPLES: usize = 192;
 
@@ -30,6 +34,37 @@ fn larger() -> impl Iterator<Item = (&'static str, ModelConfig, Loss)> {
         }
         (what, models, loss)
     })
+}
+
+#[test]
+fn a_pass_over_more_tokens_than_one_operation_takes_keeps_what_was_said() {
+    let (side, patch, samples) = (100, 4, 4);
+    let tokens = (side / patch) * (side / patch);
+    let mut wrong = Vec::new();
+    for (what, models, _) in larger().take(3) {
+        let mut config = models.encoder;
+        match &mut config {
+            EncoderConfig::Vit(vit) => (vit.image, vit.patch) = (side, patch),
+            EncoderConfig::Energy(energy) => (energy.image, energy.patch) = (side, patch),
+            EncoderConfig::ConvNext(_) => unreachable!("the first three encode patches"),
+        }
+        let device = device().autodiff();
+        let encoder = config.init(&mut WeightInit::new(5, FirstWeights::Published), &device);
+        let images = Tensor::<4>::ones([samples, 3, side, side], &device);
+        let form = Form { precision: Precision::F32, recompute: false, on_cpu: true };
+        let said = form.encoder(&config, samples, tokens).most;
+
+        let account = Account::open();
+        account.join();
+        let before = account.bytes();
+        drop(encoder.forward(images, None).square().sum().backward());
+        let found = account.most_bytes() - before;
+        let ratio = said as f64 / found as f64;
+        if !(1.0 / 1.15..=1.15).contains(&ratio) {
+            wrong.push(format!("{what}: {ratio:.2} of {found} bytes"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[test]
