@@ -319,7 +319,16 @@ impl SetWriter {
     /// # Errors
     /// When the disk fails.
     pub fn place(&mut self) -> Result<Option<Written>, WriteError> {
-        let Some(mut ended) = self.on_the_way.pop_front() else { return Ok(None) };
+        let Some(ended) = self.on_the_way.pop_front() else { return Ok(None) };
+        let placed = self.place_ended(ended);
+        if placed.is_err() {
+            // What comes after a shard that is missing would have it taken for settled.
+            self.on_the_way.clear();
+        }
+        placed.map(Some)
+    }
+
+    fn place_ended(&mut self, mut ended: OnTheWay) -> Result<Written, WriteError> {
         let path = || self.spec.to.folder().join(&ended.name);
         let lost = || WriteError::Io { path: path(), source: io::Error::other("the thread that syncs ended early") };
         let sealed = ended.thread.take().and_then(|thread| thread.join().ok()).ok_or_else(lost)??;
@@ -333,7 +342,7 @@ impl SetWriter {
         self.placed.clone_from(&ended.account);
         self.written.push(written.clone());
         self.send(written.shard.clone())?;
-        Ok(Some(written))
+        Ok(written)
     }
 
     /// Ends the last shard and puts the lists beside the set, which is whole then.

@@ -250,6 +250,46 @@ fn whatever_state_a_kill_leaves_the_set_comes_out_the_same() {
     }
 }
 
+/// Whoever takes the set up would think that the samples of the one before were settled.
+#[test]
+fn a_shard_behind_one_that_failed_does_not_come_into_its_place() {
+    let place = Place::new();
+    let folder = place.path("out");
+    let names: Vec<String> = ["a.tar", "b.tar", "c.tar"].map(String::from).to_vec();
+    let spec = SetSpec { split: Split::Named(names), ..spec(folder.clone()) };
+    let cache = Cache::from_variables(|_| None);
+    let mut set = SetWriter::create(&spec, &cache).unwrap();
+    let mut failed = false;
+    for name in ["a", "b", "c"] {
+        set.add(name, &[("bin", name.as_bytes())]).unwrap();
+        if name == "b" {
+            // It was begun, and somebody else is first.
+            fs::write(folder.join("b.tar"), "mine").unwrap();
+        }
+        failed = failed || set.next_shard().is_err();
+        if failed {
+            break;
+        }
+    }
+    while !failed && set.written().len() < 2 {
+        failed = set.place().is_err();
+    }
+    set.save_ended();
+    drop(set);
+    assert!(failed, "a shard took the place of a file that is nobody's to write over");
+    assert_eq!(fs::read_to_string(folder.join("b.tar")).unwrap(), "mine");
+    assert!(!folder.join("c.tar").exists() && !folder.join("c.tar.part").exists(), "{:?}", place.names("out"));
+
+    fs::remove_file(folder.join("b.tar")).unwrap();
+    let mut set = SetWriter::create(&spec, &cache).unwrap();
+    assert_eq!((set.settled(), set.kept()), (1, 1));
+    for name in ["b", "c"] {
+        set.add(name, &[("bin", name.as_bytes())]).unwrap();
+        set.next_shard().unwrap();
+    }
+    assert_eq!(set.finish().unwrap().samples, 3);
+}
+
 #[test]
 fn sets_of_others_are_not_written_over() {
     let place = Place::new();
