@@ -47,6 +47,18 @@ def time_of(title, description, stages, idle=("starved", "blocked")):
     return lines(title, description, shares(stages, idle), "percentunit", high=1, stacked=True, colours=colours)
 
 
+def hidden():
+    """The share of the time of uploads in which the trainer did not wait for them."""
+    exposed = f"{rate('saccade_upload_exposed_seconds_total')} / ignoring (stage) {spent('busy', 'upload')}"
+    return f"clamp_min(1 - {exposed}, 0) >= 0"
+
+
+def ranks():
+    """Each rank's time in a step."""
+    steps = rate("saccade_step_seconds_count")
+    return f"{rate('saccade_rank_seconds_total')} / ignoring (rank) group_left () {steps} >= 0"
+
+
 def quantile(share, metric, labels, by):
     buckets = f"sum by ({by}) ({rate(f'{metric}_bucket', labels)})"
     return of_one(f"histogram_quantile({share}, {buckets}) >= 0")
@@ -197,7 +209,7 @@ QUEUES = (
     8,
     [
         (
-            8,
+            6,
             lines(
                 "Queues, how full",
                 "batches full is good: the data path is ahead, and read is then empty, for no batch is begun without"
@@ -209,7 +221,7 @@ QUEUES = (
             ),
         ),
         (
-            8,
+            6,
             lines(
                 "Time per sample, 95 % are faster",
                 "By stage, from the histogram's bounds, so in coarse steps. decode in "
@@ -231,15 +243,29 @@ QUEUES = (
             ),
         ),
         (
-            8,
+            6,
+            lines(
+                "Uploads hidden behind steps",
+                "Share of the time of uploads in which the trainer did not wait for them. Near 100 % is good. Low, with "
+                "batches full: uploads limit, see the time of upload. Low, with batches empty: they wait for data.",
+                [target(of_one(hidden()), "hidden")],
+                "percentunit",
+                high=1,
+                colours={"hidden": BLUE},
+            ),
+        ),
+        (
+            6,
             lines(
                 "Time per step",
                 "Half, and 95 %, of the steps are faster than this. Both higher: the device is slower, or shared. "
-                "Only the slow ones higher: something else takes the processor now and then.",
+                "Only the slow ones higher: something else takes the processor now and then. Of several ranks each one's "
+                "share of a step, too: all wait for the slowest.",
                 [
                     target(quantile(share, "saccade_step_seconds", "", "instance, job, le"), legend)
                     for share, legend in ((0.5, "median"), (0.95, "95 %"))
-                ],
+                ]
+                + [target(of_one(ranks()), "rank {{rank}}")],
                 "s",
                 colours={"median": BLUE, "95 %": ORANGE},
             ),

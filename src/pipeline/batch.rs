@@ -146,6 +146,12 @@ impl Deref for Pixels {
     }
 }
 
+impl AsRef<[u8]> for Pixels {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
 impl fmt::Debug for Pixels {
     fn fmt(&self, text: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(text, "Pixels({} bytes)", self.bytes.len())

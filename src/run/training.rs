@@ -153,6 +153,7 @@ impl<'a> Training<'a> {
     fn step(&mut self, batch: DeviceBatch, waited: Duration, around: &Surroundings) -> Result<()> {
         let report = self.trainer.step(&batch).with_context(|| format!("step {}", batch.step))?;
         around.telemetry.stage(Stage::Train).samples(report.samples as u64);
+        report.ranks.iter().enumerate().for_each(|(rank, took)| around.telemetry.rank(rank, *took));
         self.folder.quarantine(&batch.quarantined)?;
         self.counts = batch.counts;
         self.done = batch.step + 1;

@@ -376,7 +376,9 @@ impl Session<'_> {
 
     /// What a run with these settings holds in memory, as the Plan computes it.
     fn bytes(&self, stream: &StreamConfig) -> u64 {
-        let uploaded = uploaded_bytes(self.whole.config.train.batch, self.whole.config.augment.size as usize);
+        let config = &self.whole.config;
+        let views = if config.saccade.is_some() { 2 } else { 1 };
+        let uploaded = uploaded_bytes(config.train.batch * views, config.augment.size as usize);
         bytes_in_flight(&self.whole.stream, stream, self.largest).saturating_add(uploaded)
     }
 }

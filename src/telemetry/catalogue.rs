@@ -42,7 +42,7 @@ const STEP_SECONDS: &[f64] = &[5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5
 pub const MOST_ENERGIES: usize = 32;
 
 /// Series of one process, buckets too. A new metric may need a higher bound; `dashboards/README.md` states it as well.
-pub const MOST_SERIES: usize = 520;
+pub const MOST_SERIES: usize = 530;
 
 pub const STAGE_SAMPLES: Metric =
     metric("saccade_stage_samples_total", Kind::Counter, &["stage"], "Samples that a stage has finished.");
@@ -150,6 +150,18 @@ pub const DATA_WAIT: Metric = metric(
     Kind::SecondsCounter,
     &[],
     "Time that the trainer has waited for batches.",
+);
+pub const UPLOAD_EXPOSED: Metric = metric(
+    "saccade_upload_exposed_seconds_total",
+    Kind::SecondsCounter,
+    &[],
+    "Time of uploads that the trainer waited for; the rest of the upload stage's busy time was hidden behind steps.",
+);
+pub const RANK_SECONDS: Metric = metric(
+    "saccade_rank_seconds_total",
+    Kind::SecondsCounter,
+    &["rank"],
+    "Time that a rank has worked on its shares of batches, forward and backward; told where there are several.",
 );
 pub const SAMPLES_PER_SECOND: Metric =
     metric("saccade_samples_per_second", Kind::Gauge, &[], "Samples trained per second, lately.");
@@ -259,6 +271,8 @@ pub const ALL: &[&Metric] = &[
     &GRADIENT_NORM,
     &STEP_DURATION,
     &DATA_WAIT,
+    &UPLOAD_EXPOSED,
+    &RANK_SECONDS,
     &SAMPLES_PER_SECOND,
     &EPOCH,
     &STEP,

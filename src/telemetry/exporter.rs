@@ -11,7 +11,6 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, Prometheu
 
 use super::catalogue::{self, Kind, Metric};
 use super::histogram::HistogramTotals;
-use super::stage::Stage;
 
 /// A recorder of its own, never installed globally: two runs in one process keep apart.
 pub(super) struct Exporter {
@@ -19,16 +18,16 @@ pub(super) struct Exporter {
     handle: PrometheusHandle,
 }
 
-/// A series that is written here; its only label is the stage, if it has one.
+/// A series that is written here; it has the metric's one label, or none.
 pub(super) struct Series {
     metric: &'static Metric,
-    stage: Option<Stage>,
+    label: Option<&'static str>,
     value: Value,
 }
 
 impl Series {
-    pub fn new(metric: &'static Metric, stage: Option<Stage>, value: Value) -> Self {
-        Self { metric, stage, value }
+    pub fn new(metric: &'static Metric, label: Option<&'static str>, value: Value) -> Self {
+        Self { metric, label, value }
     }
 }
 
@@ -85,7 +84,7 @@ fn escapable(value: &str) -> String {
 }
 
 fn write_group(text: &mut String, group: &[Series]) -> fmt::Result {
-    let Some(Series { metric: Metric { name, help, .. }, value, .. }) = group.first() else {
+    let Some(Series { metric: Metric { name, help, labels, .. }, value, .. }) = group.first() else {
         return Ok(());
     };
     let kind = match value {
@@ -93,23 +92,23 @@ fn write_group(text: &mut String, group: &[Series]) -> fmt::Result {
         Value::Histogram(_) => "histogram",
     };
     writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}")?;
-    for Series { stage, value, .. } in group {
-        let stage = stage.map(|stage| format!("stage=\"{stage}\""));
+    for Series { label, value, .. } in group {
+        let label = labels.first().zip(*label).map(|(name, label)| format!("{name}=\"{label}\""));
         match value {
-            Value::Seconds(time) => writeln!(text, "{name}{} {}", braced(stage), time.as_secs_f64())?,
-            Value::Histogram(totals) => write_histogram(text, name, stage, totals)?,
+            Value::Seconds(time) => writeln!(text, "{name}{} {}", braced(label), time.as_secs_f64())?,
+            Value::Histogram(totals) => write_histogram(text, name, label, totals)?,
         }
     }
     writeln!(text)
 }
 
-fn write_histogram(text: &mut String, name: &str, stage: Option<String>, totals: &HistogramTotals) -> fmt::Result {
-    let separated = stage.as_ref().map_or_else(String::new, |stage| format!("{stage},"));
+fn write_histogram(text: &mut String, name: &str, label: Option<String>, totals: &HistogramTotals) -> fmt::Result {
+    let separated = label.as_ref().map_or_else(String::new, |label| format!("{label},"));
     for (bound, count) in &totals.buckets {
         writeln!(text, "{name}_bucket{{{separated}le=\"{bound}\"}} {count}")?;
     }
     writeln!(text, "{name}_bucket{{{separated}le=\"+Inf\"}} {}", totals.count)?;
-    let labels = braced(stage);
+    let labels = braced(label);
     writeln!(text, "{name}_sum{labels} {}", totals.sum.as_secs_f64())?;
     writeln!(text, "{name}_count{labels} {}", totals.count)
 }

@@ -7,6 +7,7 @@ pub mod bottleneck;
 pub mod catalogue;
 mod connections;
 mod exporter;
+mod exposed;
 mod gpu;
 mod histogram;
 pub mod log;
@@ -23,12 +24,14 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 pub use connections::Opening;
+pub use exposed::GoesOn;
 pub use gpu::{GpuReading, MOST_GPUS};
 pub use machine::{memory, processor_time};
 pub use stage::{Activity, Queue, QueueMeter, Spell, Stage, StageMeter, StageTotals};
 
 use bottleneck::Window;
 use exporter::{Exporter, Series, Value};
+use exposed::{Exposed, Side};
 use histogram::Histogram;
 use machine::Machine;
 
@@ -58,6 +61,9 @@ pub enum TelemetryError {
     #[error("log: started already")]
     LogStarted,
 }
+
+/// What ranks are called in labels.
+const RANKS: [&str; MOST_GPUS as usize] = ["0", "1", "2", "3", "4", "5", "6", "7"];
 
 /// A value that the trainer sets and that has no label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -128,6 +134,9 @@ struct Shared {
     limits: [metrics::Gauge; Stage::ALL.len()],
     step_seconds: Histogram,
     data_wait_nanoseconds: AtomicU64,
+    exposed: Arc<Exposed>,
+    /// Of the ranks that are told of.
+    rank_nanoseconds: [AtomicU64; MOST_GPUS as usize],
     probe_samples: metrics::Counter,
     probe_right: metrics::Counter,
     machine: Machine,
@@ -152,6 +161,8 @@ impl Telemetry {
             limits: Stage::ALL.map(|stage| exporter.gauge(&catalogue::BOTTLENECK, &[stage.name()])),
             step_seconds: Histogram::new(&catalogue::STEP_DURATION),
             data_wait_nanoseconds: AtomicU64::new(0),
+            exposed: Arc::default(),
+            rank_nanoseconds: Default::default(),
             probe_samples: exporter.counter(&catalogue::PROBE_SAMPLES, &[]),
             probe_right: exporter.counter(&catalogue::PROBE_RIGHT, &[]),
             machine: Machine::new(&exporter),
@@ -246,6 +257,23 @@ impl Telemetry {
         self.0.data_wait_nanoseconds.fetch_add(stage::nanoseconds(waited), Relaxed);
     }
 
+    /// A batch is uploaded, from now until what this gives is dropped.
+    pub fn upload_goes_on(&self) -> GoesOn {
+        self.0.exposed.begin(Side::Upload)
+    }
+
+    /// The trainer waits for an uploaded batch, from now until what this gives is dropped.
+    pub fn wait_goes_on(&self) -> GoesOn {
+        self.0.exposed.begin(Side::Wait)
+    }
+
+    /// Adds the time that a rank has worked on its share of a batch; nothing from the rank [`MOST_GPUS`] on.
+    pub fn rank(&self, rank: usize, took: Duration) {
+        if let Some(nanoseconds) = self.0.rank_nanoseconds.get(rank) {
+            nanoseconds.fetch_add(stage::nanoseconds(took), Relaxed);
+        }
+    }
+
     /// Adds samples that the online probe has scored, and how many of them rightly.
     pub fn probe(&self, right: u64, of: u64) {
         self.0.probe_right.increment(right);
@@ -285,7 +313,9 @@ impl Telemetry {
     fn series(&self) -> Vec<Series> {
         let stages = self.stages();
         let times = |metric, time: fn(&StageTotals) -> Duration| {
-            stages.iter().map(move |(stage, totals)| Series::new(metric, Some(*stage), Value::Seconds(time(totals))))
+            stages
+                .iter()
+                .map(move |(stage, totals)| Series::new(metric, Some(stage.name()), Value::Seconds(time(totals))))
         };
         let mut series: Vec<Series> = Vec::new();
         series.extend(times(&catalogue::STAGE_BUSY, |totals| totals.busy));
@@ -293,12 +323,18 @@ impl Telemetry {
         series.extend(times(&catalogue::STAGE_BLOCKED, |totals| totals.blocked));
         for meter in &self.0.stages {
             let value = Value::Histogram(meter.sample_seconds());
-            series.push(Series::new(&catalogue::STAGE_SAMPLE_SECONDS, Some(meter.stage()), value));
+            series.push(Series::new(&catalogue::STAGE_SAMPLE_SECONDS, Some(meter.stage().name()), value));
         }
         let steps = Value::Histogram(self.0.step_seconds.totals());
         series.push(Series::new(&catalogue::STEP_DURATION, None, steps));
         let waited = Duration::from_nanos(self.0.data_wait_nanoseconds.load(Relaxed));
         series.push(Series::new(&catalogue::DATA_WAIT, None, Value::Seconds(waited)));
+        series.push(Series::new(&catalogue::UPLOAD_EXPOSED, None, Value::Seconds(self.0.exposed.total())));
+        let ranks = RANKS.into_iter().zip(&self.0.rank_nanoseconds);
+        let ranks = ranks.map(|(rank, time)| (rank, Duration::from_nanos(time.load(Relaxed))));
+        let worked = ranks.filter(|(_, time)| !time.is_zero());
+        series
+            .extend(worked.map(|(rank, time)| Series::new(&catalogue::RANK_SECONDS, Some(rank), Value::Seconds(time))));
         if let Some(time) = machine::processor_time() {
             series.push(Series::new(&catalogue::PROCESS_CPU, None, Value::Seconds(time)));
         }

@@ -21,9 +21,9 @@ pub struct Masked {
 pub struct StepMemory {
     /// Weights, those of the target encoder, the optimizer's moments, and the online probe; they are always there.
     pub models: u64,
-    /// Batches as they come to the device.
+    /// Batches as they come to the device, in bytes.
     pub batches: u64,
-    /// What a micro-batch keeps for its way back, and what is in use beside it.
+    /// A micro-batch's images as numbers, what it keeps for its way back, and what is in use beside it.
     pub pass: u64,
     /// Gradients and the next weights, which follow upon it.
     pub update: u64,
@@ -47,7 +47,7 @@ impl StepMemory {
         let target = models.encoder.parameters() + models.projector_parameters();
         let trained = models.encoder.parameters() + models.predictor_parameters();
         let side = models.encoder.image();
-        let views = if masked.is_some() { 1 } else { 2 };
+        let pixels = if masked.is_some() { 1 } else { 2 } * 3 * side * side;
         let each = samples.div_ceil(step.accumulate.saturating_mul(ranks).max(1));
         let pass = pass(models, &step.loss, form, masked, each);
         // The sum of the micro-batches before.
@@ -64,8 +64,8 @@ impl StepMemory {
         let probe = step.probe.as_ref().map_or(0, ProbeConfig::numbers);
         Self {
             models: (3 * trained + target + probe) * NUMBER as u64,
-            batches: (samples * batches * views * 3 * side * side * NUMBER) as u64,
-            pass: here * (pass.most as u64 + sum) + copies + gradients,
+            batches: (samples * batches * pixels) as u64,
+            pass: here * ((each * pixels * NUMBER + pass.most) as u64 + sum) + copies + gradients,
             update: 2 * trained * NUMBER as u64 + gradients,
         }
     }

@@ -5,6 +5,7 @@ use std::any::Any;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::{self, ScopedJoinHandle};
+use std::time::{Duration, Instant};
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
@@ -33,6 +34,8 @@ pub struct Backward {
     pub terms: Vec<(&'static str, Tensor<1>)>,
     pub gradients: Gradients,
     pub outputs: Outputs,
+    /// How long each rank worked, where there are several.
+    pub ranks: Vec<Duration>,
 }
 
 /// The models as one rank has them.
@@ -51,7 +54,7 @@ pub struct Replica {
 /// # Errors
 /// When the batch has not what the objective needs, or a rank of several is lost; the others end their share first.
 pub fn backward(first: &Replica, ranks: &[Device], batch: &DeviceBatch) -> Result<Backward, StepError> {
-    let [samples, _, _, _] = batch.images.dims();
+    let samples = batch.samples.len();
     let accumulate = first.config.accumulate;
     let each = samples.div_ceil(accumulate.saturating_mul(ranks.len().max(1))).max(1);
     let parts: Vec<Range<usize>> = (0..samples).step_by(each).map(|first| first..samples.min(first + each)).collect();
@@ -60,16 +63,16 @@ pub fn backward(first: &Replica, ranks: &[Device], batch: &DeviceBatch) -> Resul
     }
     let mut shares = parts.chunks(accumulate);
     let own = shares.next().ok_or(StepError::Unfit)?;
+    let home = batch.images.device();
     let found: Vec<Result<Backward, StepError>> = thread::scope(|scope| {
         let begin = |(rank, (share, device)): (usize, (&[Range<usize>], &Device))| {
-            let (replica, batch, share) = (first.on(device), batch.clone(), share.to_vec());
-            let home = batch.images.device();
+            let (replica, batch, share, home) = (first.on(device), batch.clone(), share.to_vec(), home.clone());
             let thread = thread::Builder::new().name(format!("saccade-rank-{rank}"));
             thread.spawn_scoped(scope, move || replica.share_for(&home, &batch, &share, rank))
         };
         let others: Vec<_> = (1..).zip(shares.zip(ranks.iter().skip(1))).map(begin).collect();
-        let own = catch_unwind(AssertUnwindSafe(|| first.share(batch, own)));
-        let own = own.map_err(|panic| lost(0, &*panic)).and_then(|own| own.ok_or(StepError::Unfit));
+        let own = catch_unwind(AssertUnwindSafe(|| first.share_for(&home, batch, own, 0)));
+        let own = own.unwrap_or_else(|panic| Err(lost(0, &*panic)));
         // All are waited for before any is judged.
         let joined = (1..).zip(others).map(|(rank, other)| match other.map(ScopedJoinHandle::join) {
             Ok(Ok(found)) => found,
@@ -125,8 +128,10 @@ impl Replica {
         parts: &[Range<usize>],
         rank: usize,
     ) -> Result<Backward, StepError> {
-        let share = self.share(batch, parts).ok_or(StepError::Unfit)?;
+        let start = Instant::now();
+        let mut share = self.share(batch, parts).ok_or(StepError::Unfit)?;
         numbers(share.loss.clone()).map_err(|why| StepError::RankLost { rank, why: why.to_string() })?;
+        share.ranks.push(start.elapsed());
         Ok(share.on(home))
     }
 
@@ -136,7 +141,7 @@ impl Replica {
         for samples in parts {
             let Part { loss, terms, outputs } = self.part(batch, samples.clone())?;
             let gradients = Gradients::of(&loss, &self.model);
-            let part = Backward { loss: loss.inner(), terms, gradients, outputs };
+            let part = Backward { loss: loss.inner(), terms, gradients, outputs, ranks: Vec::new() };
             match &mut total {
                 None => total = Some(part),
                 Some(total) => total.add(part),
@@ -149,10 +154,14 @@ impl Replica {
     fn part(&self, batch: &DeviceBatch, samples: Range<usize>) -> Option<Part> {
         let model = self.model.in_precision(self.config.precision);
         let here = self.device.clone().unwrap_or_else(|| batch.images.device());
-        let images = batch.images.clone().narrow(0, samples.start, samples.len()).to_device(&here);
+        let images = batch.images.view(0, samples.clone(), &here)?;
         let share = samples.len() as f64 / batch.samples.len() as f64;
         let target = Target { encoder: &self.target, projector: self.target_projector.as_ref() };
-        let views = |first| Some(Views { first, pair: batch.pair.as_ref()?, samples: samples.clone(), share });
+        let views = |first| {
+            let second = batch.images.view(1, samples.clone(), &here)?;
+            let saccades = batch.saccades.as_ref()?.get(samples.clone())?;
+            Some(Views { first, second, saccades, share })
+        };
         match (&model.predictor, &self.config.loss) {
             (Head::Patches(predictor), Loss::Masked(weights)) => {
                 let masks = batch.masks.as_ref()?;
@@ -173,6 +182,7 @@ impl Backward {
     fn add(&mut self, other: Self) {
         self.gradients.add(other.gradients);
         self.outputs.add(other.outputs);
+        self.ranks.extend(other.ranks);
         self.loss.inplace(|loss| loss + other.loss);
         for ((_, sum), (_, term)) in self.terms.iter_mut().zip(other.terms) {
             sum.inplace(|sum| sum + term);
@@ -180,12 +190,13 @@ impl Backward {
     }
 
     fn on(self, device: &Device) -> Self {
-        let Self { loss, terms, gradients, outputs } = self;
+        let Self { loss, terms, gradients, outputs, ranks } = self;
         Self {
             loss: loss.to_device(device),
             terms: terms.into_iter().map(|(name, term)| (name, term.to_device(device))).collect(),
             gradients: gradients.on(device),
             outputs: outputs.on(device),
+            ranks,
         }
     }
 }

@@ -1,16 +1,14 @@
 //! One micro-batch of Saccade JEPA: how the features of a view change over a known saccade is predicted, or the saccade
 //! itself is read from the features of both views.
 
-use std::ops::Range;
-
 use burn::tensor::Tensor;
 
 use super::model::Model;
 use super::part::{Outputs, Part};
-use super::upload::DevicePair;
 use crate::model::shift::{SaccadeUnit, ShiftPredictor, ShiftReader, Ways};
 use crate::model::{Encoder, Projector};
 use crate::objective::saccade::{self, ReadWeights, SaccadeWeights, Told};
+use crate::pipeline::saccade::Saccade;
 
 /// The target encoder and its projector, which no gradient reaches.
 #[derive(Clone, Copy)]
@@ -21,11 +19,11 @@ pub struct Target<'a> {
 
 /// Some samples of a batch.
 pub struct Views<'a> {
-    /// `[samples, 3, side, side]`
+    /// `[samples, 3, side, side]`, as the second.
     pub first: Tensor<4>,
-    /// Of the whole batch.
-    pub pair: &'a DevicePair,
-    pub samples: Range<usize>,
+    pub second: Tensor<4>,
+    /// From the first to the second.
+    pub saccades: &'a [Saccade],
     /// Share of the batch that they are.
     pub share: f64,
 }
@@ -45,8 +43,8 @@ pub fn told(
     weights: &SaccadeWeights,
 ) -> Option<Part> {
     let device = views.first.device();
-    let ways = Ways::new(&views.pair.saccades[views.samples.clone()], &device).autodiff();
-    let seen = features(target.encoder, target.projector, views.second());
+    let ways = Ways::new(views.saccades, &device).autodiff();
+    let seen = features(target.encoder, target.projector, views.second);
     let context = features(&model.encoder, model.projector.as_ref(), views.first.autodiff());
     let predicted = predictor.forward(context.projected.clone(), ways.there);
     let outputs =
@@ -66,21 +64,14 @@ pub fn read(
     unit: SaccadeUnit,
 ) -> Option<Part> {
     let device = views.first.device();
-    let way = unit.of(&views.pair.saccades[views.samples.clone()], &device).autodiff();
+    let way = unit.of(views.saccades, &device).autodiff();
     // The target encoder learns nothing here and is only watched: it is what is scored.
-    let seen = features(target.encoder, target.projector, views.second());
-    let second = features(&model.encoder, model.projector.as_ref(), views.second().autodiff());
+    let seen = features(target.encoder, target.projector, views.second.clone());
+    let second = features(&model.encoder, model.projector.as_ref(), views.second.autodiff());
     let first = features(&model.encoder, model.projector.as_ref(), views.first.autodiff());
     let said = reader.forward(first.projected.clone(), second.projected);
     let outputs = Outputs { encoder: first.pooled.inner(), target: seen.pooled, predictor: said.clone().inner() };
     part(saccade::read(&said, &way, &first.projected, weights), views.share, outputs)
-}
-
-impl Views<'_> {
-    fn second(&self) -> Tensor<4> {
-        let second = self.pair.second.clone().narrow(0, self.samples.start, self.samples.len());
-        second.to_device(&self.first.device())
-    }
 }
 
 fn features(encoder: &Encoder, projector: Option<&Projector>, images: Tensor<4>) -> Features {

@@ -53,6 +53,8 @@ pub struct StepReport {
     pub weight_decay: f64,
     pub ema_decay: f64,
     pub samples: usize,
+    /// How long each rank worked on its share, where there are several.
+    pub ranks: Vec<Duration>,
     pub took: Duration,
 }
 
@@ -107,7 +109,7 @@ impl Trainer {
     /// As [`Self::backward`]; nothing is changed then.
     pub fn step(&mut self, batch: &DeviceBatch) -> Result<StepReport, StepError> {
         let start = Instant::now();
-        let Backward { loss, terms, mut gradients, outputs } = self.backward(batch)?;
+        let Backward { loss, terms, mut gradients, outputs, ranks } = self.backward(batch)?;
         let gradient_norm = gradients.norm().ok_or(StepError::Unfit)?;
         if let Some(most) = self.config.clip_norm {
             gradients.clip(&gradient_norm, most);
@@ -132,6 +134,7 @@ impl Trainer {
             weight_decay,
             ema_decay,
             samples: batch.samples.len(),
+            ranks,
             took: start.elapsed(),
         })
     }
@@ -154,10 +157,10 @@ impl Trainer {
     /// # Shapes
     /// - output: `[iterations + 1]`
     pub fn energies(&self, batch: &DeviceBatch) -> Option<Tensor<1>> {
-        let [samples, _, _, _] = batch.images.dims();
+        let samples = batch.samples.len();
         // No more at once than a micro-batch has, or memory that is enough for a step might not be for this.
         let some = samples.div_ceil(self.config.accumulate * self.ranks.len().max(1)).min(ROWS);
-        let images = batch.images.clone().narrow(0, 0, some);
+        let images = batch.images.view(0, 0..some, &batch.images.device())?;
         Some(self.target.energies(images)?.mean_dim(0).squeeze_dim(0))
     }
 

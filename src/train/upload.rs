@@ -1,10 +1,12 @@
-//! Host batches to device batches: pixels travel as `u8`, the device casts and normalises them.
+//! Host batches to device batches: pixels travel and wait as `u8`, and are cast and normalised on the device when they are
+//! used.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use burn::tensor::{AllocationProperty, DType, Device, Int, Tensor, TensorData};
 use crossbeam::channel::{Receiver, RecvTimeoutError, bounded};
 use serde::{Deserialize, Serialize};
 
@@ -22,8 +24,9 @@ pub const ON_DEVICE: usize = UPLOADED_AHEAD + 2;
 
 /// Bytes that uploaded batches take.
 pub fn uploaded_bytes(views: usize, side: usize) -> u64 {
-    let pixels = (views as u64).saturating_mul(3 * (side * side) as u64);
-    pixels.saturating_mul((size_of::<f32>() * ON_DEVICE) as u64)
+    let side = side as u64;
+    let pixels = (views as u64).saturating_mul(3).saturating_mul(side.saturating_mul(side));
+    pixels.saturating_mul(ON_DEVICE as u64)
 }
 
 /// Mean and deviation of the pixels, per channel, in `0..=1`.
@@ -45,13 +48,25 @@ pub struct DeviceMasks {
     pub target_patches: usize,
 }
 
-/// The second views of a batch on the device.
+/// The views of a batch's samples where the model is.
 #[derive(Clone)]
-pub struct DevicePair {
-    /// `[batch, 3, side, side]`, normalised.
-    pub second: Tensor<4>,
-    /// The way from each sample's first view to its second.
-    pub saccades: Vec<Saccade>,
+pub enum Images {
+    /// As they came. They are normalised when they are used: until then they take a quarter of the memory, on the way to
+    /// another device too.
+    Bytes(Bytes),
+    /// `[batch, views, 3, side, side]`: values that were made elsewhere.
+    Values(Tensor<5>),
+}
+
+/// Views whose pixels are bytes.
+#[derive(Clone)]
+pub struct Bytes {
+    /// `[batch · views · side · side · 3]`. As one row: of a last axis of three bytes each would be padded to sixteen on
+    /// a GPU.
+    row: Tensor<1, Int>,
+    views: usize,
+    side: usize,
+    pixels: Normalisation,
 }
 
 /// A batch where the model is.
@@ -61,10 +76,10 @@ pub struct DeviceBatch {
     pub epoch: u64,
     pub samples: Vec<u32>,
     pub labels: Vec<Option<u32>>,
-    /// `[batch, 3, side, side]`, normalised; the first views where there are two.
-    pub images: Tensor<4>,
+    pub images: Images,
     pub masks: Option<DeviceMasks>,
-    pub pair: Option<DevicePair>,
+    /// The way from each sample's first view to its second, where there are two.
+    pub saccades: Option<Vec<Saccade>>,
     pub quarantined: Vec<Quarantined>,
     pub counts: Counts,
 }
@@ -76,7 +91,7 @@ type Uploaded = Option<Result<DeviceBatch, PipelineError>>;
 pub struct Uploader {
     batches: Option<Receiver<Uploaded>>,
     thread: Option<JoinHandle<()>>,
-    train: StageMeter,
+    telemetry: Telemetry,
     queue: QueueMeter,
 }
 
@@ -93,7 +108,7 @@ impl Uploader {
         telemetry: &Telemetry,
     ) -> Result<Self, PipelineError> {
         let (sender, batches) = bounded(UPLOADED_AHEAD);
-        let (place, meter) = (place.clone(), telemetry.stage(Stage::Upload));
+        let (place, meter, told) = (place.clone(), telemetry.stage(Stage::Upload), telemetry.clone());
         let queue = telemetry.queue(Queue::Uploaded, UPLOADED_AHEAD);
         let sent = queue.clone();
         let work = move || {
@@ -101,7 +116,9 @@ impl Uploader {
             loop {
                 let batch = pipeline.next();
                 spell.turn_to(Activity::Busy);
+                let goes_on = told.upload_goes_on();
                 let uploaded = batch.map(|batch| batch.map(|batch| upload(batch, side, pixels, &place, &meter)));
+                drop(goes_on);
                 let is_last = !matches!(uploaded, Some(Ok(_)));
                 spell.turn_to(Activity::Blocked);
                 if sender.send(uploaded).is_err() || is_last {
@@ -113,7 +130,7 @@ impl Uploader {
         };
         let thread = std::thread::Builder::new().name("saccade-upload".into());
         let thread = thread.spawn(work).map_err(|source| PipelineError::Thread { number: 0, source })?;
-        Ok(Self { batches: Some(batches), thread: Some(thread), train: telemetry.stage(Stage::Train), queue })
+        Ok(Self { batches: Some(batches), thread: Some(thread), telemetry: telemetry.clone(), queue })
     }
 
     /// The next batch and how long it was waited for; `None` at the end of the stream.
@@ -133,7 +150,7 @@ impl Uploader {
         /// How often the flag is looked at while there is no batch.
         const LOOK: Duration = Duration::from_millis(100);
         let start = Instant::now();
-        let waiting = self.train.spell(Activity::Starved);
+        let waiting = (self.telemetry.stage(Stage::Train).spell(Activity::Starved), self.telemetry.wait_goes_on());
         let batches = self.batches.as_ref()?;
         let batch = loop {
             match batches.recv_timeout(LOOK) {
@@ -168,19 +185,13 @@ fn upload(batch: Batch, side: usize, pixels: Normalisation, place: &Placement, m
     meter.bytes(batch.pixels.len() as u64);
     meter.samples(count as u64);
     let views = batch.pixels.len() / (count * side * side * 3).max(1);
-    let images = normalised(&batch.pixels, count * views, side, pixels, &place.device);
-    let (images, pair) = match batch.saccades {
-        None => (images, None),
-        Some(saccades) => {
-            let [first, second] = views_of(images, count);
-            (first, Some(DevicePair { second, saccades }))
-        }
-    };
+    // The batch's memory is read from where it is, and goes back when nobody reads it any more.
+    let bytes = bytes::Bytes::from_owner(batch.pixels);
     DeviceBatch {
         step: batch.step,
         epoch: batch.epoch,
-        images,
-        pair,
+        images: Images::Bytes(Bytes::new(bytes, views, side, pixels, &place.device)),
+        saccades: batch.saccades,
         masks: batch.masks.as_ref().map(|masks| upload_masks(masks, place)),
         samples: batch.samples,
         labels: batch.labels,
@@ -189,32 +200,80 @@ fn upload(batch: Batch, side: usize, pixels: Normalisation, place: &Placement, m
     }
 }
 
+impl Images {
+    pub fn device(&self) -> Device {
+        match self {
+            Self::Bytes(bytes) => bytes.row.device(),
+            Self::Values(values) => values.device(),
+        }
+    }
+
+    /// A view of some samples, normalised, on a device; `None` of no samples, or where there is no such view or sample.
+    ///
+    /// # Shapes
+    /// - output: `[samples, 3, side, side]`
+    pub fn view(&self, view: usize, samples: Range<usize>, device: &Device) -> Option<Tensor<4>> {
+        match self {
+            Self::Bytes(bytes) => bytes.view(view, samples, device),
+            Self::Values(values) => {
+                let [count, views, ..] = values.dims();
+                (view < views && !samples.is_empty() && samples.end <= count).then(|| {
+                    let some = values.clone().narrow(0, samples.start, samples.len()).narrow(1, view, 1);
+                    some.squeeze_dim(1).to_device(device)
+                })
+            }
+        }
+    }
+}
+
+impl Bytes {
+    /// # Shapes
+    /// - `bytes`: `[batch, views, side, side, 3]`
+    pub fn new(bytes: bytes::Bytes, views: usize, side: usize, pixels: Normalisation, device: &Device) -> Self {
+        let length = bytes.len();
+        let shared = burn::tensor::Bytes::from_shared(bytes, AllocationProperty::Other);
+        // What is staged lies in pinned memory on a GPU, from which it is copied while the device computes.
+        let mut data = TensorData::from_bytes(shared, [length], DType::U8);
+        device.staging(std::iter::once(&mut data));
+        Self { row: Tensor::from_data(data, (device, DType::U8)), views, side, pixels }
+    }
+
+    /// As [`Images::view`].
+    pub fn view(&self, view: usize, samples: Range<usize>, device: &Device) -> Option<Tensor<4>> {
+        let Self { row, views, side, pixels } = self;
+        let each = views * side * side * 3;
+        let [length] = row.dims();
+        if view >= *views || samples.is_empty() || samples.end * each > length {
+            return None;
+        }
+        let some = row.clone().narrow(0, samples.start * each, samples.len() * each).to_device(device);
+        let some = some.reshape([samples.len(), *views, *side, *side, 3]).narrow(1, view, 1).squeeze_dim(1);
+        Some(normalise(some, *pixels))
+    }
+}
+
+/// Images that are used at once.
+///
 /// # Shapes
-/// - `images`: `[2 · count, 3, side, side]`, the two views of a sample one after the other
-/// - output: `[count, 3, side, side]` each
-fn views_of(images: Tensor<4>, count: usize) -> [Tensor<4>; 2] {
-    let [_, channels, height, width] = images.dims();
-    let both = images.reshape([count, 2, channels, height, width]);
-    [0, 1].map(|view| both.clone().narrow(1, view, 1).squeeze_dim(1))
+/// - `bytes`: `[count, side, side, 3]`
+/// - output: `[count, 3, side, side]`
+pub fn normalised(bytes: Vec<u8>, count: usize, side: usize, pixels: Normalisation, device: &Device) -> Tensor<4> {
+    let bytes = Bytes::new(bytes.into(), 1, side, pixels, device);
+    normalise(bytes.row.reshape([count, side, side, 3]), pixels)
 }
 
 /// # Shapes
 /// - `bytes`: `[count, side, side, 3]`
 /// - output: `[count, 3, side, side]`
-pub fn normalised(bytes: &[u8], count: usize, side: usize, pixels: Normalisation, device: &Device) -> Tensor<4> {
-    // As one row: of a last axis of three bytes each would be padded to sixteen on a GPU. What is staged lies in pinned
-    // memory there, from which it is copied while the device computes.
-    let mut data = TensorData::new(bytes.to_vec(), [bytes.len()]);
-    device.staging(std::iter::once(&mut data));
-    let row = Tensor::<1, Int>::from_data(data, (device, DType::U8));
-    let images = row.reshape([count, side, side, 3]).float().permute([0, 3, 1, 2]);
+fn normalise(bytes: Tensor<4, Int>, pixels: Normalisation) -> Tensor<4> {
+    let device = bytes.device();
     let channels = |of: &dyn Fn(usize) -> f64| {
         let values: Vec<f32> = (0..3).map(|channel| of(channel) as f32).collect();
-        Tensor::<4>::from_data(TensorData::new(values, [1, 3, 1, 1]), device)
+        Tensor::<4>::from_data(TensorData::new(values, [1, 3, 1, 1]), &device)
     };
     let scale = channels(&|channel| 1.0 / (255.0 * pixels.deviation[channel]));
     let shift = channels(&|channel| -pixels.mean[channel] / pixels.deviation[channel]);
-    images * scale + shift
+    bytes.float().permute([0, 3, 1, 2]) * scale + shift
 }
 
 /// Puts the choice of patches onto the device.

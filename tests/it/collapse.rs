@@ -14,7 +14,7 @@ use saccade::objective::vicreg;
 use saccade::train::collapse::{Collapse, Findings, Health, INTERVAL, Kind, Output, ROWS, Watch, pooled};
 use saccade::train::model::Loss;
 use saccade::train::step::StepConfig;
-use saccade::train::upload::{DeviceBatch, DeviceMasks};
+use saccade::train::upload::{DeviceBatch, DeviceMasks, Images};
 use saccade::train::{HeadConfig, ModelConfig, Outputs, Schedules, Trainer};
 use serde_json::Value;
 
@@ -446,9 +446,9 @@ fn batch(step: u64, device: &Device) -> DeviceBatch {
         epoch: 0,
         samples: (0..BATCH as u32).collect(),
         labels: vec![None; BATCH],
-        images: images(1 + step, BATCH, device),
+        images: Images::Values(images(1 + step, BATCH, device).unsqueeze_dim(1)),
         masks: Some(masks),
-        pair: None,
+        saccades: None,
         quarantined: Vec::new(),
         counts: Default::default(),
     }

@@ -16,7 +16,7 @@ use saccade::train::model::names;
 use saccade::train::model::{Head, Loss};
 use saccade::train::optimizer::Gradients;
 use saccade::train::step::StepConfig;
-use saccade::train::upload::{DeviceBatch, DeviceMasks};
+use saccade::train::upload::{DeviceBatch, DeviceMasks, Images};
 use saccade::train::{HeadConfig, Model, ModelConfig, Schedules, Trainer};
 use serde_json::Value;
 
@@ -98,11 +98,12 @@ fn first_step_has_the_authors_targets_predictions_and_gradients() {
         let batch = run.batch(0, lookup);
         let masks = batch.masks.as_ref().unwrap();
 
-        let targets = wanted(trainer.target().forward(batch.images.clone(), None), &masks.targets, masks.blocks);
+        let images = batch.images.view(0, 0..batch.samples.len(), &device()).unwrap();
+        let targets = wanted(trainer.target().forward(images.clone(), None), &masks.targets, masks.blocks);
         assert_close("targets", &values(targets), &run.batches["step0.targets"].values, FORWARD);
 
         let sequences = masks.targets.by_block(masks.blocks).autodiff();
-        let images = batch.images.clone().autodiff();
+        let images = images.autodiff();
         let (model, context) = (trainer.model(), masks.context.autodiff());
         let Head::Patches(predictor) = &model.predictor else { panic!("no predictor of patches") };
         let predictions = predictor.forward(model.encoder.forward(images, Some(&context)), &context, &sequences);
@@ -227,9 +228,9 @@ impl AuthorsRun {
             epoch: 0,
             samples: vec![0; batch],
             labels: vec![None; batch],
-            images: tensor(array("images"), &device),
+            images: Images::Values(tensor::<4>(array("images"), &device).unsqueeze_dim(1)),
             masks: Some(masks),
-            pair: None,
+            saccades: None,
             quarantined: Vec::new(),
             counts: Default::default(),
         }

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use saccade::pipeline::decode::Reason;
 use saccade::telemetry::bottleneck::limiting;
@@ -105,6 +105,9 @@ fn what_is_counted_is_what_is_read() {
         ("saccade_loss_term", &[("term", "prediction")], 0.5),
         ("saccade_score", &[("score", "knn")], 0.875),
         ("saccade_data_wait_seconds_total", &[], 0.125),
+        ("saccade_rank_seconds_total", &[("rank", "0")], 0.5),
+        ("saccade_rank_seconds_total", &[("rank", "1")], 0.75),
+        ("saccade_upload_exposed_seconds_total", &[], 0.0),
     ] {
         assert_eq!(value(&families, name, labels), expected, "{name}{labels:?}");
     }
@@ -158,6 +161,38 @@ fn counters_never_fall() {
     }
     let busy = |families| value(families, "saccade_stage_busy_seconds_total", &[("stage", "decode")]);
     assert_eq!((busy(&before), busy(&after)), (0.0035, 0.003500001));
+}
+
+#[test]
+fn of_uploads_the_time_that_is_waited_for_is_counted_while_it_passes() {
+    let telemetry = Telemetry::new("run");
+    let exposed = || value(&parse(&telemetry.render()), "saccade_upload_exposed_seconds_total", &[]);
+    drop(telemetry.upload_goes_on());
+    let upload = telemetry.upload_goes_on();
+    assert_eq!(exposed(), 0.0, "uploads that nobody waits for");
+    drop(upload);
+    let start = Instant::now();
+    let wait = telemetry.wait_goes_on();
+    assert_eq!(exposed(), 0.0, "a wait without an upload");
+
+    let upload = telemetry.upload_goes_on();
+    let [early, late] = [exposed(), exposed()];
+    assert!(0.0 < early && early < late, "{early}, then {late}");
+    drop(upload);
+    let after = exposed();
+    assert!(late < after && after < start.elapsed().as_secs_f64(), "{late}, then {after}");
+    assert_eq!(exposed(), after, "the wait goes on, the upload does not");
+
+    // The other way round: the wait begins in the middle of an upload, and ends before it.
+    drop(wait);
+    let upload = telemetry.upload_goes_on();
+    assert_eq!(exposed(), after);
+    let begun = Instant::now();
+    drop(telemetry.wait_goes_on());
+    let last = exposed();
+    assert!(after < last && last - after < begun.elapsed().as_secs_f64(), "{after}, then {last}");
+    drop(upload);
+    assert_eq!(exposed(), last);
 }
 
 #[test]
@@ -223,6 +258,7 @@ fn series_stay_within_the_stated_bound_whatever_happens() {
         baselines.iter().chain(&others).for_each(|score| telemetry.set_score(score, 0.5));
         telemetry.set_energies(&[-1.0; 100_000]);
         (0..100).for_each(|number| telemetry.set_gpu(number, &gpu()));
+        (0..100).for_each(|rank| telemetry.rank(rank, Duration::from_secs(1)));
         ["stalled", "cut_off", "checksum", "failed"].iter().for_each(|reason| telemetry.fetch_retried(reason));
     };
     everything();
@@ -365,5 +401,7 @@ pub fn used() -> Telemetry {
     telemetry.set_gpu(0, &gpu());
     telemetry.fetch_retried("cut_off");
     telemetry.step(Duration::from_millis(40), Duration::from_millis(125));
+    telemetry.rank(0, Duration::from_millis(500));
+    telemetry.rank(1, Duration::from_millis(750));
     telemetry
 }

@@ -8,6 +8,7 @@ mod lost;
 mod memory;
 mod quarantine;
 mod stream;
+mod uploaded;
 mod waits;
 
 use std::fs::File;

@@ -21,8 +21,8 @@ use saccade::pipeline::saccade::Saccade;
 use saccade::train::model::{Loss, Model};
 use saccade::train::optimizer::Gradients;
 use saccade::train::step::StepConfig;
-use saccade::train::upload::{DeviceBatch, DeviceMasks, DevicePair};
-use saccade::train::{HeadConfig, ModelConfig, Schedules, Trainer};
+use saccade::train::upload::{Bytes, DeviceBatch, DeviceMasks, Images};
+use saccade::train::{HeadConfig, ModelConfig, Normalisation, Schedules, Trainer};
 
 use crate::device;
 
@@ -164,19 +164,33 @@ fn batch_of(samples: usize, step: u64, padded: bool) -> DeviceBatch {
         epoch: 0,
         samples: (0..samples as u32).collect(),
         labels: vec![None; samples],
-        images: images(samples, 2 * step, &device),
+        images: bytes(samples, step, &device),
         masks: Some(masks),
-        pair: Some(DevicePair {
-            second: images(samples, 2 * step + 1, &device),
-            saccades: (0..samples as u64).map(saccade).collect(),
-        }),
+        saccades: Some((0..samples as u64).map(saccade).collect()),
         quarantined: Vec::new(),
         counts: Default::default(),
     }
 }
 
-/// Images of a colour and a wave each.
+/// Two views of each sample, as a run uploads them; normalised they are the numbers of [`pixels`], nearly.
+fn bytes(samples: usize, step: u64, device: &Device) -> Images {
+    let views = [0, 1].map(|view| pixels(samples, 2 * step + view));
+    let (image, area) = (3 * SIDE * SIDE, SIDE * SIDE);
+    let places = (0..samples).flat_map(|sample| [0, 1].map(|view| (sample, view)));
+    let bytes = places.flat_map(|(sample, view)| {
+        let pixels = &views[view][sample * image..][..image];
+        (0..image).map(|place| (127.5 + 31.875 * pixels[place % 3 * area + place / 3]) as u8)
+    });
+    let pixels = Normalisation { mean: [0.5; 3], deviation: [0.125; 3] };
+    Images::Bytes(Bytes::new(bytes.collect::<Vec<u8>>().into(), 2, SIDE, pixels, device))
+}
+
 fn images(samples: usize, number: u64, device: &Device) -> Tensor<4> {
+    Tensor::from_data(TensorData::new(pixels(samples, number), [samples, 3, SIDE, SIDE]), device)
+}
+
+/// Images of a colour and a wave each: `[samples, 3, side, side]`.
+fn pixels(samples: usize, number: u64) -> Vec<f32> {
     let image = |sample: u64| {
         let mut draws = Draws::new(11, number, sample, Purpose::Crop);
         let colour = [draws.normal(), draws.normal(), draws.normal()];
@@ -188,8 +202,7 @@ fn images(samples: usize, number: u64, device: &Device) -> Tensor<4> {
         };
         (0..3 * SIDE * SIDE).map(pixel)
     };
-    let pixels: Vec<f32> = (0..samples as u64).flat_map(image).collect();
-    Tensor::from_data(TensorData::new(pixels, [samples, 3, SIDE, SIDE]), device)
+    (0..samples as u64).flat_map(image).collect()
 }
 
 fn number(tensor: &Tensor<1>) -> f64 {

@@ -26,6 +26,12 @@ fn ranks_give_to_the_bit_what_as_many_parts_give_one_after_the_other() {
                 let [ours, theirs] = [&mut shared, &mut alone].map(|trainer| trainer.step(&batch).unwrap());
                 assert_eq!(number(&ours.loss), number(&theirs.loss), "{what}, {ranks} ranks, step {step}");
                 assert_eq!(ours.outputs.target.dims(), theirs.outputs.target.dims(), "{what}");
+                assert_eq!((ours.ranks.len(), theirs.ranks.len()), (ranks, 0), "{what}");
+                assert!(
+                    ours.ranks.iter().all(|took| !took.is_zero() && *took <= ours.took),
+                    "{what}: {:?}",
+                    ours.ranks
+                );
             }
             assert!(shared.state().unwrap().weights == alone.state().unwrap().weights, "{what}, {ranks} ranks");
         }
