@@ -20,8 +20,9 @@ const BUFFER_BYTES: usize = 4 << 20;
 /// larger, the first write fails, and all goes through the cache.
 const ALIGNED_BYTES: usize = 4096;
 
-/// One is filled, one written, one hashed; the others even out what takes turns.
-const BUFFERS: usize = 6;
+/// One is filled, one written, one hashed. The others are for a hash that lags behind: it is one stream, which takes as
+/// long as all the rest on two cores, and the end of one shard's is made beside the beginning of the next one's.
+const BUFFERS: usize = 24;
 
 /// Memory that the files of a set are made in, one after the other.
 #[derive(Clone)]
