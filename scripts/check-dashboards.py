@@ -46,8 +46,9 @@ MAY_BE_EMPTY = {
 # Keys that Grafana knows and its published types do not.
 UNTYPED = {"definition", "insertNulls"}
 
-# Small, and so that every series has a value soon: scores, checkpoints, bad samples.
+# Small, and so that every series has a value soon: scores, checkpoints, bad samples, ranks.
 COMMON = [
+    "device=cpu:2",
     "train.warmup_epochs=1",
     "checkpoint.every_steps=40",
     "checkpoint.keep=1",
@@ -66,6 +67,7 @@ AWAITED = {
     'saccade_stage_samples_total{stage="checkpoint"} > 0': 2,
     'rate(saccade_stage_samples_total{stage="train"}[10s]) > 0': 2,
     "rate(saccade_probe_samples_total[1m]) > 0": 2,
+    "rate(saccade_rank_seconds_total[1m]) > 0": 4,
     "saccade:seconds_left > 0": 2,
 }
 # Settings, and what is awaited beyond that, when there is no hurry: pictures of a run of some minutes.
@@ -214,8 +216,9 @@ def watched(saccade, folder, is_quick):
 def exported(port):
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
         names = {line.split()[2] for line in answer.read().decode().splitlines() if line.startswith("# HELP")}
-    # Bad samples, energies and scores come later; GPUs need not be there.
+    # Bad samples, energies, scores and the ranks' shares come later; GPUs need not be there.
     late = {"saccade_stage_skipped_total", "saccade_energy", "saccade_score", "saccade_loss_term", "saccade_collapse"}
+    late.add("saccade_rank_seconds_total")
     # None is fetched.
     late.add("saccade_fetch_retries_total")
     missing = {name for name in catalogue() - names - late if not name.startswith(("saccade_feature_", "saccade_gpu_"))}

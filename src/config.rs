@@ -15,8 +15,7 @@ use crate::model::shift::SaccadeUnit;
 use crate::model::{FirstWeights, Precision, ProjectorConfig};
 use crate::pipeline::saccade::Moved;
 use crate::pipeline::{
-    self, AugmentConfig, DecodeConfig, MaskConfig, OnLostShard, Order, PipelineError, SaccadeConfig, StreamConfig,
-    StreamSpec,
+    AugmentConfig, DecodeConfig, MaskConfig, OnLostShard, Order, PipelineError, SaccadeConfig, StreamConfig, StreamSpec,
 };
 use crate::shard::{Cache, ShardError, ShardSet};
 use crate::telemetry::TelemetryConfig;
@@ -25,7 +24,7 @@ use crate::train::memory::{Masked, StepMemory};
 use crate::train::model::Loss;
 use crate::train::probe::ProbeConfig;
 use crate::train::step::StepConfig;
-use crate::train::upload::{ON_DEVICE, uploaded_bytes};
+use crate::train::upload::{ON_DEVICE, in_flight};
 use crate::train::{DeviceChoice, ModelConfig, Normalisation, Schedules};
 
 pub use self::models::{
@@ -317,9 +316,7 @@ impl Plan {
         }
         stream.check(&(0..steps))?;
         let largest = (0..train.len() as u32).map(|number| train.sample(number).length).max().unwrap_or(0);
-        let views = if config.saccade.is_some() { 2 } else { 1 };
-        let bytes_in_flight = pipeline::bytes_in_flight(&stream, &config.stream, largest)
-            .saturating_add(uploaded_bytes(config.train.batch * views, config.augment.size as usize));
+        let bytes_in_flight = in_flight(&stream, &config.stream, largest);
         check_memory(bytes_in_flight, &config)?;
         Ok(Self {
             bytes_in_flight,

@@ -47,12 +47,6 @@ def time_of(title, description, stages, idle=("starved", "blocked")):
     return lines(title, description, shares(stages, idle), "percentunit", high=1, stacked=True, colours=colours)
 
 
-def hidden():
-    """The share of the time of uploads in which the trainer did not wait for them."""
-    exposed = f"{rate('saccade_upload_exposed_seconds_total')} / ignoring (stage) {spent('busy', 'upload')}"
-    return f"clamp_min(1 - {exposed}, 0) >= 0"
-
-
 def ranks():
     """Each rank's time in a step."""
     steps = rate("saccade_step_seconds_count")
@@ -245,13 +239,13 @@ QUEUES = (
         (
             6,
             lines(
-                "Uploads hidden behind steps",
-                "Share of the time of uploads in which the trainer did not wait for them. Near 100 % is good. Low, with "
-                "batches full: uploads limit, see the time of upload. Low, with batches empty: they wait for data.",
-                [target(of_one(hidden()), "hidden")],
+                "Waits for uploads",
+                "Share of the time in which the trainer waits while a batch is on its way to the device. Near 0 is good: "
+                "uploads are hidden behind steps. High, with batches full: uploads limit, see the time of upload. High,"
+                " with batches empty: data limit.",
+                [target(of_one(rate("saccade_upload_exposed_seconds_total")), "waits")],
                 "percentunit",
-                high=1,
-                colours={"hidden": BLUE},
+                colours={"waits": BLUE},
             ),
         ),
         (

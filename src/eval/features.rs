@@ -79,9 +79,7 @@ pub fn for_each<E: From<PipelineError> + From<DeviceFailure>>(
 ) -> Result<(), E> {
     while let Some((batch, _)) = batches.next_batch() {
         let DeviceBatch { images, samples, labels, .. } = batch?;
-        // A batch without samples has none.
-        let Some(images) = images.view(0, 0..samples.len(), &images.device()) else { continue };
-        let encoded = encode(images);
+        let encoded = encode(images.first());
         let [_, width] = encoded.dims();
         let values = numbers(encoded)?;
         take(&Rows { values: &values, width, samples: &samples, labels: &labels })?;

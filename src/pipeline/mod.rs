@@ -132,7 +132,7 @@ impl Pipeline {
         config.check()?;
         let steps = spec.steps_within(steps, set.len());
         let spec = Arc::new(spec);
-        let pool = Arc::new(Pool::new(config.batches_in_flight(), config.samples_in_flight(), usual_sample(&set)));
+        let pool = Arc::new(Pool::new(config.batches_in_use(), config.samples_in_flight(), usual_sample(&set)));
         let room = Arc::new(Semaphore::new(config.batches_ahead.min(Semaphore::MAX_PERMITS)));
         // One entry per batch that has room, so that a worker never waits to hand one over.
         let (finished_sender, finished) = bounded(config.batches_ahead);

@@ -176,7 +176,7 @@ impl StreamSpec {
     }
 
     /// Bytes of the pixels of one sample.
-    pub(super) fn sample_bytes(&self) -> usize {
+    pub fn sample_bytes(&self) -> usize {
         self.augment.view_bytes().saturating_mul(if self.saccade.is_some() { 2 } else { 1 })
     }
 
@@ -209,6 +209,14 @@ impl StreamConfig {
     /// Those that are made, and one that the consumer holds.
     pub(super) fn batches_in_flight(&self) -> usize {
         self.batches_ahead.saturating_add(1)
+    }
+
+    /// Those whose memory may be in use at once: of an uploader to a device that computes in the same memory, batches are
+    /// only given back when their step is over.
+    pub(super) fn batches_in_use(&self) -> usize {
+        /// Beside the one that the consumer holds.
+        const MOST_UPLOADED: usize = 3;
+        self.batches_in_flight().saturating_add(MOST_UPLOADED)
     }
 
     /// Samples of a batch of so many that are read in one go. Handing work to a blocking thread costs about 15 µs and an

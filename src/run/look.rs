@@ -141,6 +141,6 @@ impl Frozen {
     fn images(&self, views: &[&RgbImage]) -> Tensor<4> {
         let side = self.plan.config.augment.size as usize;
         let bytes: Vec<u8> = views.iter().flat_map(|view| view.as_raw()).copied().collect();
-        normalised(bytes, views.len(), side, self.plan.config.pixels, self.device())
+        normalised(bytes, side, self.plan.config.pixels, self.device())
     }
 }

@@ -101,7 +101,7 @@ pub fn energies(batch: &Batch, plan: &Plan, run: &Path) -> Result<Vec<Vec<f64>>>
     let samples = batch.samples.len().min(MOST_SAMPLES);
     let views = if batch.saccades.is_some() { 2 } else { 1 };
     let bytes = &batch.pixels[..samples * views * side * side * 3];
-    let images = normalised(bytes.to_vec(), samples * views, side, plan.config.pixels, &place.device);
+    let images = normalised(bytes.to_vec(), side, plan.config.pixels, &place.device);
     let energies = encoder.energies(images).with_context(|| {
         format!("--energy {}: its encoder has no energy; take a run with encoder.kind = \"energy\"", run.display())
     })?;

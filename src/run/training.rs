@@ -153,7 +153,6 @@ impl<'a> Training<'a> {
     fn step(&mut self, batch: DeviceBatch, waited: Duration, around: &Surroundings) -> Result<()> {
         let report = self.trainer.step(&batch).with_context(|| format!("step {}", batch.step))?;
         around.telemetry.stage(Stage::Train).samples(report.samples as u64);
-        report.ranks.iter().enumerate().for_each(|(rank, took)| around.telemetry.rank(rank, *took));
         self.folder.quarantine(&batch.quarantined)?;
         self.counts = batch.counts;
         self.done = batch.step + 1;
@@ -177,6 +176,7 @@ impl<'a> Training<'a> {
             watched(&mut self.watch, &unread.report, line)?;
             line.samples_per_second = unread.report.samples as f64 / each.as_secs_f64();
             around.telemetry.step(unread.report.took + read / steps, unread.waited);
+            unread.report.ranks.iter().enumerate().for_each(|(rank, took)| around.telemetry.rank(rank, *took));
             // Before the check, so that whoever scrapes sees what ended the run.
             publish(line, around.telemetry);
             self.check(line, &unread.samples)?;

@@ -15,11 +15,11 @@ use self::choice::{Findings, Together, Tried, Verdict};
 use super::bench::{self, Clock, Figures, Make};
 use super::trainer;
 use crate::config::Plan;
-use crate::pipeline::{StreamConfig, bytes_in_flight};
+use crate::pipeline::StreamConfig;
 use crate::telemetry::Telemetry;
 use crate::train::Trainer;
 use crate::train::device::Placement;
-use crate::train::upload::uploaded_bytes;
+use crate::train::upload::in_flight;
 
 /// Queues that hold nothing up while workers are compared, and the most that is tried of each.
 const ROOMY_READS: usize = MOST_READS;
@@ -376,10 +376,7 @@ impl Session<'_> {
 
     /// What a run with these settings holds in memory, as the Plan computes it.
     fn bytes(&self, stream: &StreamConfig) -> u64 {
-        let config = &self.whole.config;
-        let views = if config.saccade.is_some() { 2 } else { 1 };
-        let uploaded = uploaded_bytes(config.train.batch * views, config.augment.size as usize);
-        bytes_in_flight(&self.whole.stream, stream, self.largest).saturating_add(uploaded)
+        in_flight(&self.whole.stream, stream, self.largest)
     }
 }
 

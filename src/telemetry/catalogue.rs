@@ -161,7 +161,7 @@ pub const RANK_SECONDS: Metric = metric(
     "saccade_rank_seconds_total",
     Kind::SecondsCounter,
     &["rank"],
-    "Time that a rank has worked on its shares of batches, forward and backward; told where there are several.",
+    "Time that each of the first eight ranks has worked on its shares of batches; told where there are several.",
 );
 pub const SAMPLES_PER_SECOND: Metric =
     metric("saccade_samples_per_second", Kind::Gauge, &[], "Samples trained per second, lately.");

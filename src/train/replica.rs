@@ -154,24 +154,24 @@ impl Replica {
     fn part(&self, batch: &DeviceBatch, samples: Range<usize>) -> Option<Part> {
         let model = self.model.in_precision(self.config.precision);
         let here = self.device.clone().unwrap_or_else(|| batch.images.device());
-        let images = batch.images.view(0, samples.clone(), &here)?;
+        let images = batch.images.of(samples.clone(), &here)?;
+        let first = images.first();
         let share = samples.len() as f64 / batch.samples.len() as f64;
         let target = Target { encoder: &self.target, projector: self.target_projector.as_ref() };
         let views = |first| {
-            let second = batch.images.view(1, samples.clone(), &here)?;
             let saccades = batch.saccades.as_ref()?.get(samples.clone())?;
-            Some(Views { first, second, saccades, share })
+            Some(Views { first, second: images.second()?, saccades, share })
         };
         match (&model.predictor, &self.config.loss) {
             (Head::Patches(predictor), Loss::Masked(weights)) => {
                 let masks = batch.masks.as_ref()?;
-                Some(masked::part(&model.encoder, predictor, target.encoder, images, masks, &samples, weights))
+                Some(masked::part(&model.encoder, predictor, target.encoder, first, masks, &samples, weights))
             }
             (Head::Told(predictor), Loss::Told(weights)) => {
-                saccade::told(&model, predictor, target, views(images)?, weights)
+                saccade::told(&model, predictor, target, views(first)?, weights)
             }
             (Head::Read(reader), Loss::Read { weights, unit }) => {
-                saccade::read(&model, reader, target, views(images)?, weights, *unit)
+                saccade::read(&model, reader, target, views(first)?, weights, *unit)
             }
             _ => None,
         }

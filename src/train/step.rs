@@ -160,7 +160,7 @@ impl Trainer {
         let samples = batch.samples.len();
         // No more at once than a micro-batch has, or memory that is enough for a step might not be for this.
         let some = samples.div_ceil(self.config.accumulate * self.ranks.len().max(1)).min(ROWS);
-        let images = batch.images.view(0, 0..some, &batch.images.device())?;
+        let images = batch.images.of(0..some, &batch.images.device())?.first();
         Some(self.target.energies(images)?.mean_dim(0).squeeze_dim(0))
     }
 

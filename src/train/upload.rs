@@ -6,14 +6,16 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use burn::tensor::{AllocationProperty, DType, Device, Int, Tensor, TensorData};
+use burn::tensor::{AllocationProperty, Bytes, DType, Device, Int, Tensor, TensorData};
 use crossbeam::channel::{Receiver, RecvTimeoutError, bounded};
 use serde::{Deserialize, Serialize};
 
 use super::device::Placement;
 use crate::model::Choice;
 use crate::pipeline::saccade::Saccade;
-use crate::pipeline::{Batch, Counts, Indices, Masks, Pipeline, PipelineError, Quarantined};
+use crate::pipeline::{
+    Batch, Counts, Indices, Masks, Pipeline, PipelineError, Quarantined, StreamConfig, StreamSpec, bytes_in_flight,
+};
 use crate::telemetry::{Activity, Queue, QueueMeter, Stage, StageMeter, Telemetry};
 
 /// Batches that wait on the device: one for the next step, and one so that a late upload does not stop it.
@@ -22,11 +24,10 @@ const UPLOADED_AHEAD: usize = 2;
 /// Batches on the device at most: those that wait, the one that waits for room, and the one in use.
 pub const ON_DEVICE: usize = UPLOADED_AHEAD + 2;
 
-/// Bytes that uploaded batches take.
-pub fn uploaded_bytes(views: usize, side: usize) -> u64 {
-    let side = side as u64;
-    let pixels = (views as u64).saturating_mul(3).saturating_mul(side.saturating_mul(side));
-    pixels.saturating_mul(ON_DEVICE as u64)
+/// The most bytes that a stream and the batches that come of it to the device hold together, as [`bytes_in_flight`].
+pub fn in_flight(spec: &StreamSpec, config: &StreamConfig, largest_sample: u64) -> u64 {
+    let uploaded = spec.sample_bytes().saturating_mul(spec.batch).saturating_mul(ON_DEVICE);
+    bytes_in_flight(spec, config, largest_sample).saturating_add(uploaded as u64)
 }
 
 /// Mean and deviation of the pixels, per channel, in `0..=1`.
@@ -53,20 +54,22 @@ pub struct DeviceMasks {
 pub enum Images {
     /// As they came. They are normalised when they are used: until then they take a quarter of the memory, on the way to
     /// another device too.
-    Bytes(Bytes),
-    /// `[batch, views, 3, side, side]`: values that were made elsewhere.
+    Bytes(PixelBytes),
+    /// `[batch, views, 3, side, side]`: for whoever has no bytes, as the tests that compare with the authors' numbers.
     Values(Tensor<5>),
 }
 
 /// Views whose pixels are bytes.
 #[derive(Clone)]
-pub struct Bytes {
+pub struct PixelBytes {
     /// `[batch · views · side · side · 3]`. As one row: of a last axis of three bytes each would be padded to sixteen on
     /// a GPU.
     row: Tensor<1, Int>,
     views: usize,
     side: usize,
-    pixels: Normalisation,
+    /// `[1, 3, 1, 1]`, as the shift.
+    scale: Tensor<4>,
+    shift: Tensor<4>,
 }
 
 /// A batch where the model is.
@@ -184,13 +187,13 @@ fn upload(batch: Batch, side: usize, pixels: Normalisation, place: &Placement, m
     let count = batch.samples.len();
     meter.bytes(batch.pixels.len() as u64);
     meter.samples(count as u64);
-    let views = batch.pixels.len() / (count * side * side * 3).max(1);
+    let views = if batch.saccades.is_some() { 2 } else { 1 };
     // The batch's memory is read from where it is, and goes back when nobody reads it any more.
     let bytes = bytes::Bytes::from_owner(batch.pixels);
     DeviceBatch {
         step: batch.step,
         epoch: batch.epoch,
-        images: Images::Bytes(Bytes::new(bytes, views, side, pixels, &place.device)),
+        images: Images::Bytes(PixelBytes::new(bytes, views, side, pixels, &place.device)),
         saccades: batch.saccades,
         masks: batch.masks.as_ref().map(|masks| upload_masks(masks, place)),
         samples: batch.samples,
@@ -208,47 +211,93 @@ impl Images {
         }
     }
 
-    /// A view of some samples, normalised, on a device; `None` of no samples, or where there is no such view or sample.
+    /// Those of some samples, on a device; `None` where there are not so many, and of no samples.
+    pub fn of(&self, samples: Range<usize>, device: &Device) -> Option<Self> {
+        let count = match self {
+            Self::Bytes(bytes) => bytes.samples(),
+            Self::Values(values) => values.dims()[0],
+        };
+        if samples.is_empty() || samples.end > count {
+            return None;
+        }
+        Some(match self {
+            Self::Bytes(bytes) => Self::Bytes(bytes.of(samples, device)),
+            Self::Values(values) => {
+                Self::Values(values.clone().narrow(0, samples.start, samples.len()).to_device(device))
+            }
+        })
+    }
+
+    /// Normalised.
     ///
     /// # Shapes
-    /// - output: `[samples, 3, side, side]`
-    pub fn view(&self, view: usize, samples: Range<usize>, device: &Device) -> Option<Tensor<4>> {
+    /// - output: `[batch, 3, side, side]`
+    pub fn first(&self) -> Tensor<4> {
+        self.view(0)
+    }
+
+    /// As [`Self::first`], where there are two views.
+    pub fn second(&self) -> Option<Tensor<4>> {
+        let views = match self {
+            Self::Bytes(bytes) => bytes.views,
+            Self::Values(values) => values.dims()[1],
+        };
+        (views > 1).then(|| self.view(1))
+    }
+
+    fn view(&self, number: usize) -> Tensor<4> {
         match self {
-            Self::Bytes(bytes) => bytes.view(view, samples, device),
-            Self::Values(values) => {
-                let [count, views, ..] = values.dims();
-                (view < views && !samples.is_empty() && samples.end <= count).then(|| {
-                    let some = values.clone().narrow(0, samples.start, samples.len()).narrow(1, view, 1);
-                    some.squeeze_dim(1).to_device(device)
-                })
-            }
+            Self::Bytes(bytes) => bytes.view(number),
+            Self::Values(values) => values.clone().narrow(1, number, 1).squeeze_dim(1),
         }
     }
 }
 
-impl Bytes {
+impl PixelBytes {
     /// # Shapes
     /// - `bytes`: `[batch, views, side, side, 3]`
     pub fn new(bytes: bytes::Bytes, views: usize, side: usize, pixels: Normalisation, device: &Device) -> Self {
         let length = bytes.len();
-        let shared = burn::tensor::Bytes::from_shared(bytes, AllocationProperty::Other);
+        let shared = Bytes::from_shared(bytes, AllocationProperty::Other);
         // What is staged lies in pinned memory on a GPU, from which it is copied while the device computes.
         let mut data = TensorData::from_bytes(shared, [length], DType::U8);
         device.staging(std::iter::once(&mut data));
-        Self { row: Tensor::from_data(data, (device, DType::U8)), views, side, pixels }
+        let row = Tensor::from_data(data, (device, DType::U8));
+        let channels = |of: &dyn Fn(usize) -> f64| {
+            let values: Vec<f32> = (0..3).map(|channel| of(channel) as f32).collect();
+            Tensor::<4>::from_data(TensorData::new(values, [1, 3, 1, 1]), device)
+        };
+        let scale = channels(&|channel| 1.0 / (255.0 * pixels.deviation[channel]));
+        let shift = channels(&|channel| -pixels.mean[channel] / pixels.deviation[channel]);
+        Self { row, views, side, scale, shift }
     }
 
-    /// As [`Images::view`].
-    pub fn view(&self, view: usize, samples: Range<usize>, device: &Device) -> Option<Tensor<4>> {
-        let Self { row, views, side, pixels } = self;
-        let each = views * side * side * 3;
-        let [length] = row.dims();
-        if view >= *views || samples.is_empty() || samples.end * each > length {
-            return None;
+    /// Bytes of a view.
+    fn image(&self) -> usize {
+        3 * self.side * self.side
+    }
+
+    fn samples(&self) -> usize {
+        self.row.dims()[0] / (self.views * self.image()).max(1)
+    }
+
+    fn of(&self, samples: Range<usize>, device: &Device) -> Self {
+        let each = self.views * self.image();
+        Self {
+            row: self.row.clone().narrow(0, samples.start * each, samples.len() * each).to_device(device),
+            scale: self.scale.clone().to_device(device),
+            shift: self.shift.clone().to_device(device),
+            ..*self
         }
-        let some = row.clone().narrow(0, samples.start * each, samples.len() * each).to_device(device);
-        let some = some.reshape([samples.len(), *views, *side, *side, 3]).narrow(1, view, 1).squeeze_dim(1);
-        Some(normalise(some, *pixels))
+    }
+
+    fn view(&self, number: usize) -> Tensor<4> {
+        let (samples, image) = (self.samples(), self.image());
+        // Of two views one is a part of rows, which a GPU pads the least.
+        let rows = self.row.clone().reshape([samples, self.views * image]);
+        let rows = if self.views == 1 { rows } else { rows.narrow(1, number * image, image) };
+        let pixels = rows.reshape([samples, self.side, self.side, 3]);
+        pixels.float().permute([0, 3, 1, 2]) * self.scale.clone() + self.shift.clone()
     }
 }
 
@@ -257,23 +306,8 @@ impl Bytes {
 /// # Shapes
 /// - `bytes`: `[count, side, side, 3]`
 /// - output: `[count, 3, side, side]`
-pub fn normalised(bytes: Vec<u8>, count: usize, side: usize, pixels: Normalisation, device: &Device) -> Tensor<4> {
-    let bytes = Bytes::new(bytes.into(), 1, side, pixels, device);
-    normalise(bytes.row.reshape([count, side, side, 3]), pixels)
-}
-
-/// # Shapes
-/// - `bytes`: `[count, side, side, 3]`
-/// - output: `[count, 3, side, side]`
-fn normalise(bytes: Tensor<4, Int>, pixels: Normalisation) -> Tensor<4> {
-    let device = bytes.device();
-    let channels = |of: &dyn Fn(usize) -> f64| {
-        let values: Vec<f32> = (0..3).map(|channel| of(channel) as f32).collect();
-        Tensor::<4>::from_data(TensorData::new(values, [1, 3, 1, 1]), &device)
-    };
-    let scale = channels(&|channel| 1.0 / (255.0 * pixels.deviation[channel]));
-    let shift = channels(&|channel| -pixels.mean[channel] / pixels.deviation[channel]);
-    bytes.float().permute([0, 3, 1, 2]) * scale + shift
+pub fn normalised(bytes: Vec<u8>, side: usize, pixels: Normalisation, device: &Device) -> Tensor<4> {
+    PixelBytes::new(bytes.into(), 1, side, pixels, device).view(0)
 }
 
 /// Puts the choice of patches onto the device.

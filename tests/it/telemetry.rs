@@ -188,7 +188,9 @@ fn of_uploads_the_time_that_is_waited_for_is_counted_while_it_passes() {
     let upload = telemetry.upload_goes_on();
     assert_eq!(exposed(), after);
     let begun = Instant::now();
-    drop(telemetry.wait_goes_on());
+    let wait = telemetry.wait_goes_on();
+    assert!(after < exposed(), "nothing passes");
+    drop(wait);
     let last = exposed();
     assert!(after < last && last - after < begun.elapsed().as_secs_f64(), "{after}, then {last}");
     drop(upload);

@@ -7,7 +7,7 @@
 use std::fs::{File, Metadata};
 use std::io::{self, ErrorKind, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::thread::{self, JoinHandle};
 
 use crossbeam::channel::{Receiver, Sender, bounded};
@@ -29,9 +29,11 @@ const BUFFERS: usize = 24;
 pub struct Buffers {
     free: Receiver<Buffer>,
     back: Sender<Buffer>,
+    /// How many there are: no more than were needed at once.
+    made: Arc<AtomicUsize>,
 }
 
-/// Memory of [`BUFFER_BYTES`] at an aligned place, taken from the system when it is first filled.
+/// Memory of [`BUFFER_BYTES`] at an aligned place.
 #[derive(Default)]
 struct Buffer {
     bytes: Vec<u8>,
@@ -71,24 +73,28 @@ struct State {
 impl Default for Buffers {
     fn default() -> Self {
         let (back, free) = bounded(BUFFERS);
-        (0..BUFFERS).for_each(|_| drop(back.try_send(Buffer::default())));
-        Self { free, back }
+        Self { free, back, made: Arc::default() }
     }
 }
 
 impl Buffers {
     /// Waits for one that is free. Writers take what they are given even after they failed, so that there will be one.
     fn take(&self) -> io::Result<Lent> {
-        let mut buffer = self.free.recv().map_err(io::Error::other)?;
-        buffer.filled = 0;
-        if buffer.bytes.is_empty() {
-            buffer.bytes = vec![0; BUFFER_BYTES + ALIGNED_BYTES];
-        }
-        Ok(Lent { buffer, back: self.back.clone() })
+        let one_more = |made: usize| (made < BUFFERS).then_some(made + 1);
+        let buffer = match self.free.try_recv() {
+            Ok(buffer) => buffer,
+            Err(_) if self.made.fetch_update(Relaxed, Relaxed, one_more).is_ok() => Buffer::new(),
+            Err(_) => self.free.recv().map_err(io::Error::other)?,
+        };
+        Ok(Lent { buffer: Buffer { filled: 0, ..buffer }, back: self.back.clone() })
     }
 }
 
 impl Buffer {
+    fn new() -> Self {
+        Self { bytes: vec![0; BUFFER_BYTES + ALIGNED_BYTES], filled: 0 }
+    }
+
     fn start(&self) -> usize {
         self.bytes.as_ptr().align_offset(ALIGNED_BYTES).min(ALIGNED_BYTES)
     }

@@ -1,12 +1,12 @@
-//! Batches on their way to the device: as bytes, normalised view by view, in memory that is used again; the account of it.
+//! Batches on their way to the device: as bytes, normalised view by view; the account of it.
 
 use std::ops::Range;
 
 use burn::tensor::{Device, Tensor};
 use saccade::pipeline::saccade::{Filter, Moved, SaccadeConfig};
-use saccade::pipeline::{MaskMode, StreamSpec};
+use saccade::pipeline::{MaskMode, StreamSpec, bytes_in_flight};
 use saccade::telemetry::Stage;
-use saccade::train::upload::Images;
+use saccade::train::upload::{Images, in_flight};
 use saccade::train::{DeviceChoice, Normalisation, Uploader};
 
 use super::{Bench, Counts, config, picture, spec};
@@ -27,8 +27,7 @@ fn expected(bytes: &[u8], views: usize, view: usize, samples: Range<usize>) -> V
     samples.flat_map(|sample| (0..3).flat_map(move |channel| places(sample, channel))).collect()
 }
 
-fn check(what: &str, found: Option<Tensor<4>>, expected: &[f32]) {
-    let found = found.unwrap_or_else(|| panic!("{what}: not there"));
+fn check(what: &str, found: Tensor<4>, expected: &[f32]) {
     assert_eq!(found.dims()[1..], [3, SIDE, SIDE], "{what}");
     let found = found.into_data().try_to_vec::<f32>().unwrap();
     assert_eq!(found.len(), expected.len(), "{what}");
@@ -37,34 +36,49 @@ fn check(what: &str, found: Option<Tensor<4>>, expected: &[f32]) {
     }
 }
 
+fn saccade() -> SaccadeConfig {
+    SaccadeConfig {
+        field: 24,
+        size: SIDE as u32,
+        most_shift: 0.5,
+        most_degrees: 10.0,
+        filter: Filter::Bilinear,
+        moved: Moved::Second,
+    }
+}
+
+fn uploader(bench: &Bench, spec: &StreamSpec) -> Uploader {
+    let place = DeviceChoice::Cpu { ranks: 1 }.open().unwrap();
+    let pipeline = bench.start(spec, config(2), STEPS, Counts::default());
+    Uploader::start(pipeline, SIDE, PIXELS, &place, &bench.telemetry).unwrap()
+}
+
 fn uploads(spec: &StreamSpec, views: usize) {
     let bench = Bench::new(&[30, 30], picture);
     let mut plain = bench.start(spec, config(2), STEPS, Counts::default());
-    let (pixels, place) = (PIXELS, DeviceChoice::Cpu { ranks: 1 }.open().unwrap());
-    let pipeline = bench.start(spec, config(2), STEPS, Counts::default());
-    let mut uploader = Uploader::start(pipeline, SIDE, pixels, &place, &bench.telemetry).unwrap();
-    let device = Device::flex();
+    let (mut uploader, device) = (uploader(&bench, spec), Device::flex());
     let mut bytes = 0;
     while let Some((batch, _)) = uploader.next_batch() {
         let (ours, theirs) = (batch.unwrap(), plain.next().unwrap().unwrap());
         assert_eq!((ours.step, &ours.samples, &ours.saccades), (theirs.step, &theirs.samples, &theirs.saccades));
         bytes += theirs.pixels.len() as u64;
         let count = ours.samples.len();
-        for (view, samples) in [(0, 0..count), (0, 2..5), (views - 1, 1..2)] {
-            let what = format!("step {}, view {view}, samples {samples:?}", ours.step);
-            let expected = expected(&theirs.pixels, views, view, samples.clone());
-            check(&what, ours.images.view(view, samples, &device), &expected);
+        for samples in [0..count, 2..5, count - 1..count] {
+            let images = ours.images.of(samples.clone(), &device).unwrap();
+            let what = format!("step {}, samples {samples:?}", ours.step);
+            check(&what, images.first(), &expected(&theirs.pixels, views, 0, samples.clone()));
+            match images.second() {
+                Some(second) => check(&what, second, &expected(&theirs.pixels, views, 1, samples)),
+                None => assert_eq!(views, 1, "{what}"),
+            }
         }
-        for (view, samples) in [(views, 0..1), (0, 0..count + 1), (0, count..count)] {
-            assert!(ours.images.view(view, samples.clone(), &device).is_none(), "view {view}, samples {samples:?}");
+        for samples in [0..count + 1, count..count, count + 1..count + 2] {
+            assert!(ours.images.of(samples.clone(), &device).is_none(), "{samples:?} of {count}");
         }
     }
     assert!(plain.next().is_none(), "{bytes} bytes were uploaded");
-
     let upload = bench.totals(Stage::Upload);
     assert_eq!((upload.bytes, upload.samples), (bytes, STEPS.end * 6));
-    let exposed = value(&parse(&bench.telemetry.render()), "saccade_upload_exposed_seconds_total", &[]);
-    assert!(exposed <= upload.busy.as_secs_f64(), "{exposed} of {:?}", upload.busy);
 }
 
 #[test]
@@ -74,15 +88,29 @@ fn one_view_comes_as_it_was_made() {
 
 #[test]
 fn two_views_come_as_they_were_made() {
-    let saccade = SaccadeConfig {
-        field: 24,
-        size: SIDE as u32,
-        most_shift: 0.5,
-        most_degrees: 10.0,
-        filter: Filter::Bilinear,
-        moved: Moved::Second,
-    };
-    uploads(&StreamSpec { saccade: Some(saccade), mask: None, ..spec(6, MaskMode::PerSample) }, 2);
+    uploads(&StreamSpec { saccade: Some(saccade()), mask: None, ..spec(6, MaskMode::PerSample) }, 2);
+}
+
+/// Whoever takes batches and does nothing else waits for uploads.
+#[test]
+fn uploads_that_are_waited_for_are_counted() {
+    let bench = Bench::new(&[30, 30], picture);
+    let mut uploader = uploader(&bench, &spec(6, MaskMode::PerSample));
+    while let Some((batch, _)) = uploader.next_batch() {
+        batch.unwrap();
+    }
+    let exposed = value(&parse(&bench.telemetry.render()), "saccade_upload_exposed_seconds_total", &[]);
+    let busy = bench.totals(Stage::Upload).busy.as_secs_f64();
+    assert!(0.0 < exposed && exposed <= busy, "{exposed} of {busy} s");
+}
+
+#[test]
+fn what_is_uploaded_is_counted_among_the_bytes_in_flight() {
+    let two = StreamSpec { saccade: Some(saccade()), mask: None, ..spec(6, MaskMode::PerSample) };
+    for (spec, views) in [(spec(6, MaskMode::PerSample), 1), (two, 2)] {
+        let uploaded = in_flight(&spec, &config(2), 1000) - bytes_in_flight(&spec, &config(2), 1000);
+        assert_eq!(uploaded, 4 * 6 * views * 3 * 16 * 16, "{views} views");
+    }
 }
 
 #[test]
@@ -91,8 +119,10 @@ fn values_from_elsewhere_are_given_view_by_view() {
     let values: Vec<f32> = (0..4 * 2 * 3 * 2 * 2).map(|number| number as f32).collect();
     let values = Tensor::<1>::from_floats(values.as_slice(), &device).reshape([4, 2, 3, 2, 2]);
     let images = Images::Values(values);
-    let some = images.view(1, 2..4, &device).unwrap().into_data().try_to_vec::<f32>().unwrap();
-    let expected: Vec<f32> = (60..72).chain(84..96).map(|number| number as f32).collect();
-    assert_eq!(some, expected);
-    assert!(images.view(2, 0..1, &device).is_none() && images.view(0, 3..5, &device).is_none());
+    let some = images.of(2..4, &device).unwrap();
+    let numbers = |tensor: Tensor<4>| tensor.into_data().try_to_vec::<f32>().unwrap();
+    let expected = |first: u16| [first..first + 12, first + 24..first + 36].into_iter().flatten().map(f32::from);
+    assert_eq!(numbers(some.first()), expected(48).collect::<Vec<_>>());
+    assert_eq!(numbers(some.second().unwrap()), expected(60).collect::<Vec<_>>());
+    assert!(images.of(3..5, &device).is_none() && images.of(4..4, &device).is_none());
 }

@@ -68,6 +68,23 @@ fn a_pass_over_more_tokens_than_one_operation_takes_keeps_what_was_said() {
 }
 
 #[test]
+fn batches_wait_as_bytes_and_each_of_several_ranks_has_its_share() {
+    for (what, models, loss) in kinds() {
+        let masked = matches!(models.predictor, HeadConfig::Patches(_));
+        let (views, masked) =
+            (if masked { 1 } else { 2 }, masked.then_some(Masked { context: CONTEXT, target: TARGET, blocks: 2 }));
+        let of = |sizes| StepMemory::new(&models, &config(loss), masked, sizes, false);
+        assert_eq!(of([8, 3, 1]).batches, 8 * 3 * views * 3 * (models.encoder.image() as u64).pow(2), "{what}");
+        // On a device of its own each has what its share needs; the first, the gradients of the others too.
+        let gradients = 4 * (models.encoder.parameters() + models.predictor_parameters());
+        let (alone, shared) = (of([8, 3, 1]), of([24, 3, 3]));
+        assert_eq!(shared.pass, alone.pass + 2 * gradients, "{what}");
+        assert_eq!(shared.update, alone.update + 2 * gradients, "{what}");
+        assert_eq!(shared.models, alone.models, "{what}");
+    }
+}
+
+#[test]
 fn a_step_takes_the_memory_that_was_said_within_fifteen_hundredths() {
     let mut wrong = Vec::new();
     for (what, models, loss) in larger() {

@@ -21,7 +21,7 @@ use saccade::pipeline::saccade::Saccade;
 use saccade::train::model::{Loss, Model};
 use saccade::train::optimizer::Gradients;
 use saccade::train::step::StepConfig;
-use saccade::train::upload::{Bytes, DeviceBatch, DeviceMasks, Images};
+use saccade::train::upload::{DeviceBatch, DeviceMasks, Images, PixelBytes};
 use saccade::train::{HeadConfig, ModelConfig, Normalisation, Schedules, Trainer};
 
 use crate::device;
@@ -182,7 +182,7 @@ fn bytes(samples: usize, step: u64, device: &Device) -> Images {
         (0..image).map(|place| (127.5 + 31.875 * pixels[place % 3 * area + place / 3]) as u8)
     });
     let pixels = Normalisation { mean: [0.5; 3], deviation: [0.125; 3] };
-    Images::Bytes(Bytes::new(bytes.collect::<Vec<u8>>().into(), 2, SIDE, pixels, device))
+    Images::Bytes(PixelBytes::new(bytes.collect::<Vec<u8>>().into(), 2, SIDE, pixels, device))
 }
 
 fn images(samples: usize, number: u64, device: &Device) -> Tensor<4> {
