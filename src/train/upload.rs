@@ -51,6 +51,7 @@ pub struct DeviceMasks {
 
 /// The views of a batch's samples where the model is.
 #[derive(Clone)]
+#[expect(clippy::large_enum_variant, reason = "there are a few in a step")]
 pub enum Images {
     /// As they came. They are normalised when they are used: until then they take a quarter of the memory, on the way to
     /// another device too.
