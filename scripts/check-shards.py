@@ -1,6 +1,8 @@
-"""Reads shards by the packages webdataset and wids, and compares every sample; called by check-shards.
+"""Reads shards by the packages webdataset, wids and DALI, and compares every sample; called by check-shards.
 
-Usage: check-shards.py FOLDER SHARD...      FOLDER holds sets made of the SHARDs, each with its NAME.json
+Usage: check-shards.py FOLDER INDEXES SHARD...
+
+FOLDER holds sets made of the SHARDs, each with its NAME.json, INDEXES the index that DALI made of each of their shards.
 """
 
 import sys
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import Generic
 
 import webdataset
+from nvidia.dali import fn, pipeline_def
 
 # wids takes two base classes from PyTorch and asks it whether several processes read; that is not worth its 0.2 GB.
 torch, distributed, utils, data = [types.ModuleType(name) for name in ("", "distributed", "utils", "data")]
@@ -49,13 +52,40 @@ def by_wids(index):
     return found, len(dataset)
 
 
+def by_dali(shards, indexes):
+    """Members by their samples' places: DALI gives no keys. They are the keys that tar gives, in their order."""
+    names = [name for shard in shards for name in by_tar([shard])]
+    keys = list(dict.fromkeys(name.split(".", 1)[0] for name in names))
+    extensions = sorted({name.split(".", 1)[1] for name in names})
+
+    @pipeline_def(batch_size=100, num_threads=1, device_id=None)
+    def members():
+        paths, index_paths = ([str(path) for path in paths] for paths in (shards, indexes))
+        columns = fn.readers.webdataset(
+            paths=paths, index_paths=index_paths, ext=extensions, missing_component_behavior="error", name="reader"
+        )
+        return tuple(columns)
+
+    pipeline = members()
+    pipeline.build()
+    samples = pipeline.epoch_size("reader")
+    found = {}
+    # The last batch is filled up.
+    for first in range(0, samples, 100):
+        columns = pipeline.run()
+        for place in range(min(100, samples - first)):
+            for extension, column in zip(extensions, columns, strict=True):
+                found[f"{keys[first + place]}.{extension}"] = column.at(place).tobytes()
+    return found, samples
+
+
 def check(what, found, expected):
     if found != expected:
         names = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
         sys.exit(f"check-shards: {what}: {len(names)} members differ, the first is {names[0]}")
 
 
-def main(folder, *shards):
+def main(folder, indexes, *shards):
     expected = by_tar(shards)
     made = sorted(Path(folder).glob("*.tar"))
     check("tarfile", by_tar(made), expected)
@@ -66,9 +96,11 @@ def main(folder, *shards):
         members, count = by_wids(index)
         found, indexed = found | members, indexed + count
     check("wids", found, expected)
-    if indexed != samples:
-        sys.exit(f"check-shards: wids counts {indexed} samples, webdataset {samples}")
-    print(f"check-shards: {samples} samples in {len(made)} shards, the same by tar, webdataset and wids")
+    found, read = by_dali(made, [Path(indexes) / f"{shard.name}.idx" for shard in made])
+    check("DALI", found, expected)
+    if (indexed, read) != (samples, samples):
+        sys.exit(f"check-shards: wids counts {indexed} samples, DALI {read}, webdataset {samples}")
+    print(f"check-shards: {samples} samples in {len(made)} shards, the same by tar, webdataset, wids and DALI")
 
 
 main(*sys.argv[1:])
