@@ -240,9 +240,9 @@ QUEUES = (
             6,
             lines(
                 "Waits for uploads",
-                "Share of the time in which the trainer waits while a batch is on its way to the device. Near 0 is good: "
-                "uploads are hidden behind steps. High, with batches full: uploads limit, see the time of upload. High,"
-                " with batches empty: data limit.",
+                "Share of the time in which the trainer waits while the upload thread hands over a batch. Near 0 is "
+                "good: that goes on behind steps. High, with batches full: it limits. A GPU copies on after that; see "
+                "its bytes over PCIe.",
                 [target(of_one(rate("saccade_upload_exposed_seconds_total")), "waits")],
                 "percentunit",
                 colours={"waits": BLUE},

@@ -46,7 +46,7 @@ pub use self::decode::Reason;
 pub use self::jpeg::{DecodeConfig, JpegDecoder};
 pub use self::mask::{MaskConfig, MaskError, MaskMode};
 pub use self::saccade::{SaccadeConfig, SaccadeError};
-pub use self::spec::{OnLostShard, Order, Probe, StreamConfig, StreamSpec, bytes_in_flight};
+pub use self::spec::{MOST_TAKEN, OnLostShard, Order, Probe, StreamConfig, StreamSpec, bytes_in_flight};
 
 use self::batch::Pool;
 use self::queue::{OrderedQueue, QueueMeters};

@@ -128,6 +128,10 @@ pub struct StreamSpec {
 
 /// Sizes beyond these are slips, and their products must not overflow.
 const MOST_BATCH: usize = 1 << 20;
+
+/// Batches that a consumer may have taken without giving their memory back: of one that uploads to a device that computes
+/// in the same memory, those that wait there, the one that waits for room, and the one in use.
+pub const MOST_TAKEN: usize = 4;
 const MOST_SIZE: u32 = 1 << 14;
 const MOST_GRID: usize = 1 << 10;
 const MOST_WORKERS: usize = 1 << 12;
@@ -211,12 +215,9 @@ impl StreamConfig {
         self.batches_ahead.saturating_add(1)
     }
 
-    /// Those whose memory may be in use at once: of an uploader to a device that computes in the same memory, batches are
-    /// only given back when their step is over.
+    /// Those whose memory may be in use at once.
     pub(super) fn batches_in_use(&self) -> usize {
-        /// Beside the one that the consumer holds.
-        const MOST_UPLOADED: usize = 3;
-        self.batches_in_flight().saturating_add(MOST_UPLOADED)
+        self.batches_ahead.saturating_add(MOST_TAKEN)
     }
 
     /// Samples of a batch of so many that are read in one go. Handing work to a blocking thread costs about 15 µs and an

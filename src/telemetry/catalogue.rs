@@ -155,7 +155,7 @@ pub const UPLOAD_EXPOSED: Metric = metric(
     "saccade_upload_exposed_seconds_total",
     Kind::SecondsCounter,
     &[],
-    "Time of uploads that the trainer waited for; the rest of the upload stage's busy time was hidden behind steps.",
+    "Time that the trainer waited while a batch was made ready and handed to the device; a GPU copies on after that.",
 );
 pub const RANK_SECONDS: Metric = metric(
     "saccade_rank_seconds_total",

@@ -47,7 +47,8 @@ impl StepMemory {
         let target = models.encoder.parameters() + models.projector_parameters();
         let trained = models.encoder.parameters() + models.predictor_parameters();
         let side = models.encoder.image();
-        let pixels = if masked.is_some() { 1 } else { 2 } * 3 * side * side;
+        let views = if masked.is_some() { 1 } else { 2 };
+        let pixels = views * 3 * side * side;
         let each = samples.div_ceil(step.accumulate.saturating_mul(ranks).max(1));
         let pass = pass(models, &step.loss, form, masked, each);
         // The sum of the micro-batches before.

@@ -14,15 +14,16 @@ use super::device::Placement;
 use crate::model::Choice;
 use crate::pipeline::saccade::Saccade;
 use crate::pipeline::{
-    Batch, Counts, Indices, Masks, Pipeline, PipelineError, Quarantined, StreamConfig, StreamSpec, bytes_in_flight,
+    Batch, Counts, Indices, MOST_TAKEN, Masks, Pipeline, PipelineError, Quarantined, StreamConfig, StreamSpec,
+    bytes_in_flight,
 };
 use crate::telemetry::{Activity, Queue, QueueMeter, Stage, StageMeter, Telemetry};
 
-/// Batches that wait on the device: one for the next step, and one so that a late upload does not stop it.
-const UPLOADED_AHEAD: usize = 2;
-
 /// Batches on the device at most: those that wait, the one that waits for room, and the one in use.
-pub const ON_DEVICE: usize = UPLOADED_AHEAD + 2;
+pub const ON_DEVICE: usize = MOST_TAKEN;
+
+/// Batches that wait on the device: one for the next step, and one so that a late upload does not stop it.
+const UPLOADED_AHEAD: usize = ON_DEVICE - 2;
 
 /// The most bytes that a stream and the batches that come of it to the device hold together, as [`bytes_in_flight`].
 pub fn in_flight(spec: &StreamSpec, config: &StreamConfig, largest_sample: u64) -> u64 {

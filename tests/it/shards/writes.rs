@@ -102,10 +102,13 @@ fn the_same_members_give_the_same_bytes() {
 #[test]
 fn shards_of_all_sizes_are_on_the_disk_as_they_were_pushed() {
     const PIECE: usize = 4 << 20;
+    /// More than there are buffers, so that some are waited for.
+    const MANY: usize = 30;
     // With a header before each and two blocks after it, some end with a piece, others just before or after one.
-    let ends = [PIECE - 1536, PIECE - 1537, PIECE - 1535, PIECE - 512, 2 * PIECE - 1536, 7 * PIECE + 4000];
+    let ends = [PIECE - 1536, PIECE - 1537, PIECE - 1535, PIECE - 512, 2 * PIECE - 1536, MANY * PIECE + 4000];
     let sizes: Vec<usize> = [0, 1, 511, 4096 - 1536].into_iter().chain(ends).collect();
-    let pixels: Vec<u8> = (0..8 * PIECE as u32).map(|byte| (byte.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let pixels: Vec<u8> =
+        (0..(MANY + 1) as u32 * PIECE as u32).map(|byte| (byte.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     let in_memory = Path::new("/dev/shm");
     let folders = [Some(folder()), in_memory.is_dir().then(|| tempfile::tempdir_in(in_memory).unwrap())];
     for folder in folders.into_iter().flatten() {
