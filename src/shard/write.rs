@@ -5,10 +5,13 @@
 //! and brings each shard to where the set belongs.
 
 mod beside;
+mod buffers;
 mod destination;
 mod hashed;
+mod hashing;
 mod lists;
 mod set;
+pub mod sha256;
 mod state;
 
 use std::fs::File;
@@ -19,7 +22,7 @@ use ::tar::{EntryType, Header};
 
 use self::beside::Beside;
 pub use self::destination::Destination;
-use self::hashed::{Buffers, Hashed};
+use self::hashed::{Hashed, Making};
 pub use self::lists::Dropped;
 pub use self::set::{SetAccount, SetSpec, SetWriter, Split, Written, is_shard_of, replaced_bytes, shard_name};
 use super::cache::Cache;
@@ -84,15 +87,16 @@ impl ShardWriter {
     /// # Errors
     /// When there is one already, when another process is writing it, or when the folder cannot be written.
     pub fn create(path: &Path, force: bool) -> Result<Self, WriteError> {
-        Self::create_with(path, force, &Buffers::default())
+        let making = Making::new().map_err(|source| WriteError::Io { path: path.to_owned(), source })?;
+        Self::create_with(path, force, &making)
     }
 
-    /// The same in memory that other shards were made in.
-    fn create_with(path: &Path, force: bool, buffers: &Buffers) -> Result<Self, WriteError> {
+    /// The same with what other shards were made with.
+    fn create_with(path: &Path, force: bool, making: &Making) -> Result<Self, WriteError> {
         if !force {
             refuse(path)?;
         }
-        let (beside, file) = Beside::create(path, buffers)?;
+        let (beside, file) = Beside::create(path, making)?;
         Ok(Self { path: path.to_owned(), force, file, table: Builder::default(), beside })
     }
 
@@ -134,6 +138,7 @@ impl ShardWriter {
     /// # Errors
     /// When the disk fails, or when a shard has come into its place meanwhile.
     pub fn finish(self, cache: &Cache) -> Result<u64, WriteError> {
+        let _hurry = self.file.hurry();
         let sealed = self.seal()?;
         let size = sealed.stamp().size;
         sealed.place(cache).map(|()| size)

@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::WriteError;
-use super::hashed::{Buffers, Hashed};
+use super::hashed::{Hashed, Making};
 
 /// The file beside a shard's place; removed unless it is renamed.
 pub struct Beside {
@@ -20,7 +20,7 @@ pub struct Beside {
 impl Beside {
     /// # Errors
     /// When another process is writing it, or when the folder cannot be written.
-    pub fn create(shard: &Path, buffers: &Buffers) -> Result<(Self, Hashed), WriteError> {
+    pub fn create(shard: &Path, making: &Making) -> Result<(Self, Hashed), WriteError> {
         let mut name: OsString = shard.as_os_str().to_owned();
         name.push(".part");
         let path = PathBuf::from(name);
@@ -39,7 +39,7 @@ impl Beside {
         file.set_len(0).map_err(failed)?;
         let lock = file.try_clone().map_err(failed)?;
         let beside = Self { path: path.clone(), renamed: false, _lock: lock };
-        let hashed = Hashed::new(file, buffers).map_err(failed)?;
+        let hashed = Hashed::new(file, making).map_err(failed)?;
         Ok((beside, hashed))
     }
 

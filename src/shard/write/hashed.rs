@@ -1,54 +1,43 @@
 //! A file that grows at its end, on its way to the disk and to its SHA-256 while it is made.
 //!
-//! What is pushed is put together in large buffers, which a thread writes and another hashes. They are written past the
-//! system's cache where the file system allows it (`O_DIRECT`): copying into that cache and out of it again was a third
-//! of the processor time of copying a shard.
+//! What is pushed is put together in large buffers, which a thread writes, while that of all files of a set hashes them.
+//! They are written past the system's cache where the file system allows it (`O_DIRECT`): copying into that cache and
+//! out of it again was a third of the processor time of copying a shard.
 
 use std::fs::{File, Metadata};
 use std::io::{self, ErrorKind, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::{self, JoinHandle};
 
 use crossbeam::channel::{Receiver, Sender, bounded};
-use sha2::{Digest, Sha256};
 
-/// A write past the cache waits for the disk, so it is a large one.
-const BUFFER_BYTES: usize = 4 << 20;
+use super::buffers::{ALIGNED_BYTES, BUFFERS, Buffers, Lent};
+use super::hashing::{FileHash, Hashing, Hurry};
 
-/// In memory and in the file, whatever goes past the cache begins and ends at multiples of this. Where a disk's blocks are
-/// larger, the first write fails, and all goes through the cache.
-const ALIGNED_BYTES: usize = 4096;
-
-/// One is filled, one written, one hashed. The others are for a hash that lags behind: it is one stream, which takes as
-/// long as all the rest on two cores, and the end of one shard's is made beside the beginning of the next one's.
-const BUFFERS: usize = 24;
-
-/// Memory that the files of a set are made in, one after the other.
+/// What the files of a set are made with, one after the other.
 #[derive(Clone)]
-pub struct Buffers {
-    free: Receiver<Buffer>,
-    back: Sender<Buffer>,
-    /// How many there are: no more than were needed at once.
-    made: Arc<AtomicUsize>,
+pub struct Making {
+    buffers: Buffers,
+    hashing: Hashing,
 }
 
-/// Memory of [`BUFFER_BYTES`] at an aligned place.
-#[derive(Default)]
-struct Buffer {
-    bytes: Vec<u8>,
-    filled: usize,
-}
+impl Making {
+    /// # Errors
+    /// When a thread cannot be started.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self { buffers: Buffers::default(), hashing: Hashing::new()? })
+    }
 
-/// A buffer that goes back to the others when nobody reads it any more.
-struct Lent {
-    buffer: Buffer,
-    back: Sender<Buffer>,
+    /// For whoever waits for a file, as long as what is returned is kept.
+    pub fn hurry(&self) -> Hurry {
+        self.hashing.hurry()
+    }
 }
 
 /// A file that is being made.
 pub struct Hashed {
-    buffers: Buffers,
+    making: Making,
     filling: Option<Lent>,
     bytes: u64,
     threads: Option<Threads>,
@@ -57,9 +46,8 @@ pub struct Hashed {
 struct Threads {
     state: Arc<State>,
     to_write: Sender<Arc<Lent>>,
-    to_hash: Sender<Arc<Lent>>,
     writer: JoinHandle<io::Result<Metadata>>,
-    hasher: JoinHandle<[u8; 32]>,
+    hash: FileHash,
 }
 
 /// What the writer and whoever pushes know of each other.
@@ -70,63 +58,11 @@ struct State {
     given_up: AtomicBool,
 }
 
-impl Default for Buffers {
-    fn default() -> Self {
-        let (back, free) = bounded(BUFFERS);
-        Self { free, back, made: Arc::default() }
-    }
-}
-
-impl Buffers {
-    /// Waits for one that is free. Writers take what they are given even after they failed, so that there will be one.
-    fn take(&self) -> io::Result<Lent> {
-        let one_more = |made: usize| (made < BUFFERS).then_some(made + 1);
-        let buffer = match self.free.try_recv() {
-            Ok(buffer) => buffer,
-            Err(_) if self.made.fetch_update(Relaxed, Relaxed, one_more).is_ok() => Buffer::new(),
-            Err(_) => self.free.recv().map_err(io::Error::other)?,
-        };
-        Ok(Lent { buffer: Buffer { filled: 0, ..buffer }, back: self.back.clone() })
-    }
-}
-
-impl Buffer {
-    fn new() -> Self {
-        Self { bytes: vec![0; BUFFER_BYTES + ALIGNED_BYTES], filled: 0 }
-    }
-
-    fn start(&self) -> usize {
-        self.bytes.as_ptr().align_offset(ALIGNED_BYTES).min(ALIGNED_BYTES)
-    }
-
-    fn filled(&self) -> &[u8] {
-        let start = self.start();
-        self.bytes.get(start..start + self.filled).unwrap_or_default()
-    }
-
-    /// Puts in what there is room for; what there was not.
-    fn fill<'d>(&mut self, data: &'d [u8]) -> &'d [u8] {
-        let (now, later) = data.split_at(data.len().min(BUFFER_BYTES - self.filled));
-        let begin = self.start() + self.filled;
-        if let Some(room) = self.bytes.get_mut(begin..begin + now.len()) {
-            room.copy_from_slice(now);
-        }
-        self.filled += now.len();
-        later
-    }
-}
-
-impl Drop for Lent {
-    fn drop(&mut self) {
-        // There is room for all that were ever made.
-        let _ = self.back.try_send(std::mem::take(&mut self.buffer));
-    }
-}
-
 impl Hashed {
-    pub fn new(file: File, buffers: &Buffers) -> io::Result<Self> {
+    /// # Errors
+    /// When a thread cannot be started.
+    pub fn new(file: File, making: &Making) -> io::Result<Self> {
         let (to_write, writes) = bounded::<Arc<Lent>>(BUFFERS);
-        let (to_hash, hashes) = bounded::<Arc<Lent>>(BUFFERS);
         let state = Arc::new(State::default());
         let told = Arc::clone(&state);
         let writer = thread::Builder::new().name("saccade-write".into()).spawn(move || {
@@ -136,13 +72,8 @@ impl Hashed {
             written?;
             file.metadata()
         })?;
-        let hasher = thread::Builder::new().name("saccade-hash".into()).spawn(move || {
-            let mut hash = Sha256::new();
-            hashes.iter().for_each(|buffer| hash.update(buffer.buffer.filled()));
-            hash.finalize().into()
-        })?;
-        let threads = Some(Threads { state, to_write, to_hash, writer, hasher });
-        Ok(Self { buffers: buffers.clone(), filling: None, bytes: 0, threads })
+        let threads = Some(Threads { state, to_write, writer, hash: making.hashing.file() });
+        Ok(Self { making: making.clone(), filling: None, bytes: 0, threads })
     }
 
     pub fn push(&mut self, data: &[u8]) -> io::Result<()> {
@@ -151,10 +82,10 @@ impl Hashed {
         while !rest.is_empty() {
             let filling = match &mut self.filling {
                 Some(filling) => filling,
-                none => none.insert(self.buffers.take()?),
+                none => none.insert(self.making.buffers.take()?),
             };
-            rest = filling.buffer.fill(rest);
-            if filling.buffer.filled == BUFFER_BYTES {
+            rest = filling.fill(rest);
+            if filling.is_full() {
                 self.hand_over()?;
             }
         }
@@ -169,6 +100,11 @@ impl Hashed {
         self.push(ZEROS.get(..missing).unwrap_or(&ZEROS))
     }
 
+    /// For whoever will wait for it.
+    pub fn hurry(&self) -> Hurry {
+        self.making.hurry()
+    }
+
     /// Bytes pushed so far.
     pub fn bytes(&self) -> u64 {
         self.bytes
@@ -177,10 +113,11 @@ impl Hashed {
     /// Brings all of it to the disk; what the file is then, and its SHA-256.
     pub fn sync(mut self) -> io::Result<(Metadata, [u8; 32])> {
         self.hand_over()?;
-        let Some(Threads { to_write, to_hash, writer, hasher, .. }) = self.threads.take() else { return Err(lost()) };
-        drop((to_write, to_hash));
+        let Some(Threads { to_write, writer, hash, .. }) = self.threads.take() else { return Err(lost()) };
+        drop(to_write);
+        let hash = hash.end();
         let metadata = writer.join().map_err(|_| lost())??;
-        Ok((metadata, hasher.join().map_err(|_| lost())?))
+        Ok((metadata, hash.recv().map_err(|_| lost())?))
     }
 
     fn hand_over(&mut self) -> io::Result<()> {
@@ -188,7 +125,7 @@ impl Hashed {
         let threads = self.threads.as_ref().ok_or_else(lost)?;
         if !threads.state.failed.load(Relaxed) {
             // Whichever of them ended early is found when it is waited for.
-            let _ = threads.to_hash.send(Arc::clone(&filled));
+            threads.hash.push(Arc::clone(&filled));
             let _ = threads.to_write.send(filled);
             return Ok(());
         }
@@ -216,7 +153,7 @@ fn write(file: &File, buffers: &Receiver<Arc<Lent>>, given_up: &AtomicBool) -> i
         if given_up.load(Relaxed) {
             return Ok(());
         }
-        disk.write(buffer.buffer.filled())?;
+        disk.write(buffer.filled())?;
     }
     if given_up.load(Relaxed) { Ok(()) } else { file.sync_all() }
 }

@@ -7,20 +7,21 @@
 //!
 //! A set that belongs to a store is made in a folder here, which each shard leaves as soon as the store has it.
 
+mod bringing;
 mod sending;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::thread::{self, JoinHandle};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use self::bringing::Bringing;
 use super::lists::{self, Dropped, DroppedList};
 use super::state::{Left, Line, State};
-use super::{Buffers, Destination, Sealed, ShardWriter, WriteError, member_bytes};
+use super::{Destination, Making, ShardWriter, WriteError, member_bytes};
 use crate::shard::cache::{Cache, beside, make_good};
 use crate::shard::index::hex;
 
@@ -88,7 +89,7 @@ pub struct SetWriter {
     current: Option<Current>,
     /// In order.
     on_the_way: VecDeque<OnTheWay>,
-    buffers: Buffers,
+    making: Making,
     /// Shards that were given to be sent to a store.
     on_their_way: Vec<String>,
     account: SetAccount,
@@ -112,21 +113,7 @@ struct OnTheWay {
     dropped_bytes: u64,
     /// Up to its end.
     account: SetAccount,
-    thread: Option<JoinHandle<Result<Sealed, WriteError>>>,
-}
-
-impl OnTheWay {
-    /// Whether nothing need be waited for.
-    fn is_there(&self) -> bool {
-        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
-    }
-}
-
-impl Drop for OnTheWay {
-    fn drop(&mut self) {
-        // So that nothing is left beside its place.
-        self.thread.take().map(JoinHandle::join);
-    }
+    bringing: Bringing,
 }
 
 impl SetWriter {
@@ -151,6 +138,7 @@ impl SetWriter {
             Split::Numbered { .. } => DroppedList::own(dropped_path(spec), dropped_bytes)?,
             Split::Named(_) => DroppedList::Shared { path: dropped_path(spec), lines: Vec::new() },
         };
+        let making = Making::new().map_err(|source| WriteError::Io { path: folder.to_owned(), source })?;
         let account = lines.last().map(|line| line.account.clone()).unwrap_or_default();
         let written: Vec<Written> = lines.into_iter().map(|line| line.written).collect();
         if let Some(last) = written.last() {
@@ -166,7 +154,7 @@ impl SetWriter {
             again,
             current: None,
             on_the_way: VecDeque::new(),
-            buffers: Buffers::default(),
+            making,
             on_their_way: Vec::new(),
             placed: account.clone(),
             account,
@@ -296,8 +284,8 @@ impl SetWriter {
         self.account.bytes += shard.bytes();
         let account = self.account.clone();
         let failed = |source| WriteError::Io { path: self.spec.to.folder().join(&name), source };
-        let thread = thread::Builder::new().name("saccade-sync".into()).spawn(|| shard.seal()).map_err(failed)?;
-        self.on_the_way.push_back(OnTheWay { name, samples, dropped_bytes, account, thread: Some(thread) });
+        let bringing = Bringing::begin(shard, &self.making).map_err(failed)?;
+        self.on_the_way.push_back(OnTheWay { name, samples, dropped_bytes, account, bringing });
         Ok(placed)
     }
 
@@ -306,7 +294,7 @@ impl SetWriter {
     /// # Errors
     /// When the disk fails.
     pub fn place_ready(&mut self) -> Result<Option<Written>, WriteError> {
-        if self.on_the_way.front().is_some_and(OnTheWay::is_there) { self.place() } else { Ok(None) }
+        if self.on_the_way.front().is_some_and(|ended| ended.bringing.is_done()) { self.place() } else { Ok(None) }
     }
 
     /// Puts those of the shards on their way into their places that can be, when something else failed.
@@ -328,10 +316,10 @@ impl SetWriter {
         placed.map(Some)
     }
 
-    fn place_ended(&mut self, mut ended: OnTheWay) -> Result<Written, WriteError> {
+    fn place_ended(&mut self, ended: OnTheWay) -> Result<Written, WriteError> {
         let path = || self.spec.to.folder().join(&ended.name);
         let lost = || WriteError::Io { path: path(), source: io::Error::other("the thread that syncs ended early") };
-        let sealed = ended.thread.take().and_then(|thread| thread.join().ok()).ok_or_else(lost)??;
+        let sealed = ended.bringing.wait().ok_or_else(lost)??;
         let stamp = sealed.stamp();
         let (shard, samples, bytes) = (ended.name.clone(), ended.samples, stamp.size);
         let written = Written { shard, samples, bytes, sha256: sealed.sha256() };
@@ -435,7 +423,7 @@ impl SetWriter {
             if !force {
                 refuse(&self.spec.to, &name)?;
             }
-            let shard = ShardWriter::create_with(&self.spec.to.folder().join(&name), force, &self.buffers)?;
+            let shard = ShardWriter::create_with(&self.spec.to.folder().join(&name), force, &self.making)?;
             self.current = Some(Current { name, shard, samples: 0, last_key: String::new() });
         }
         self.current.as_mut().ok_or_else(|| WriteError::SetName { name: self.spec.name.clone() })

@@ -1,5 +1,6 @@
 //! Bytes on disk: patterns, tar files whole and damaged, indexes, sets and orders.
 
+mod hashes;
 mod indexes;
 mod orders;
 mod patterns;
