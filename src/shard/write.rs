@@ -120,11 +120,11 @@ impl ShardWriter {
         self.file.bytes() + END_BYTES as u64
     }
 
-    /// Ends the shard, brings it to the disk, and leaves it beside its place.
+    /// Ends the shard, brings it to the disk, and leaves it beside its place. Whoever calls it has others hurry.
     ///
     /// # Errors
     /// When the disk fails, or when a key stands in two places of the shard.
-    pub fn seal(self) -> Result<Sealed, WriteError> {
+    fn seal(self) -> Result<Sealed, WriteError> {
         let Self { path, force, mut file, table, beside } = self;
         let failed = |source| WriteError::Io { path: path.clone(), source };
         let table = table.finish().map_err(|source| WriteError::Unsound { path: path.clone(), source })?;

@@ -1,21 +1,25 @@
 //! Buffers of files that are being made → the files' SHA-256, by one thread, of two files at a time where it can.
 //!
 //! Two files take little more time than one, so a file's buffers wait for the next file's: as many as may lie about, and
-//! no longer than until somebody waits for the file.
+//! no longer than until somebody waits for the file, or for a moment once it is ended.
 
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::thread;
+use std::time::Duration;
 
-use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 
 use super::buffers::{BUFFERS, Lent};
 use super::sha256::{BLOCK_BYTES, Block, Sha256};
 
 /// Buffers that may lie about until the next file's come. The others are being filled and written meanwhile.
 const MOST_LYING: usize = BUFFERS / 2;
+
+/// How long an ended file waits for the next one's buffers.
+const LONGEST: Duration = Duration::from_millis(100);
 
 /// The thread, which ends with the last of these.
 #[derive(Clone)]
@@ -116,14 +120,21 @@ impl Drop for FileHash {
 /// Hashes what comes, until nobody is left who could send more.
 fn hash(told: &Receiver<Told>, hurries: &AtomicUsize) {
     let mut files: Vec<Open> = Vec::new();
-    let mut is_idle = true;
     loop {
-        if is_idle {
-            let Ok(first) = told.recv() else { return };
-            hear(&mut files, first);
-        }
         told.try_iter().for_each(|next| hear(&mut files, next));
-        is_idle = !step(&mut files, hurries);
+        if step(&mut files, hurries.load(Relaxed) > 0) {
+            continue;
+        }
+        let next = if files.iter().any(|file| file.ended.is_some()) {
+            told.recv_timeout(LONGEST)
+        } else {
+            told.recv().map_err(|_| RecvTimeoutError::Disconnected)
+        };
+        match next {
+            Ok(next) => hear(&mut files, next),
+            Err(RecvTimeoutError::Timeout) => drop(step(&mut files, true)),
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
     }
 }
 
@@ -154,12 +165,12 @@ fn open(files: &mut Vec<Open>, file: u64) -> Option<&mut Open> {
 }
 
 /// Hashes one buffer, or two together; whether there was something to do.
-fn step(files: &mut Vec<Open>, hurries: &AtomicUsize) -> bool {
+fn step(files: &mut Vec<Open>, is_hurried: bool) -> bool {
     let lying: usize = files.iter().map(|open| open.buffers.len()).sum();
     let mut waiting = files.iter_mut().filter(|open| !open.buffers.is_empty());
     match (waiting.next(), waiting.next()) {
         (Some(first), Some(second)) => Open::step_both(first, second),
-        (Some(alone), None) if lying > MOST_LYING || hurries.load(Relaxed) > 0 => alone.step(),
+        (Some(alone), None) if lying > MOST_LYING || is_hurried => alone.step(),
         _ => return false,
     }
     answer(files);

@@ -4,6 +4,8 @@
 //! another in the meantime: that of another file. The function is that of FIPS 180-4, section 6.2.2; alone, a file goes
 //! through the crate `sha2`.
 
+use std::thread;
+
 use sha2::block_api::compress256;
 
 /// What is hashed at a time.
@@ -43,14 +45,31 @@ impl Sha256 {
             first.blocks += both as u64;
             second.blocks += both as u64;
         } else {
-            first.push(blocks[0]);
-            second.push(blocks[1]);
+            Self::push_apart(first, second, blocks);
         }
         both
     }
 
-    /// The hash of all, with `rest`, which is less than a block, at the end.
+    /// What processors without these instructions do: each file has a thread of its own.
+    pub fn push_apart(first: &mut Self, second: &mut Self, blocks: [&[Block]; 2]) {
+        let mut pushed = second.clone();
+        thread::scope(|scope| {
+            let other = thread::Builder::new().spawn_scoped(scope, move || {
+                pushed.push(blocks[1]);
+                pushed
+            });
+            first.push(blocks[0]);
+            match other.ok().and_then(|other| other.join().ok()) {
+                Some(pushed) => *second = pushed,
+                None => second.push(blocks[1]),
+            }
+        });
+    }
+
+    /// The hash of all, with `rest` at the end.
     pub fn finish(mut self, rest: &[u8]) -> [u8; 32] {
+        let (whole, rest) = rest.as_chunks();
+        self.push(whole);
         let bits = (self.blocks * BLOCK_BYTES as u64 + rest.len() as u64).wrapping_mul(8);
         let mut end = [0; 2 * BLOCK_BYTES];
         let bytes = rest.iter().chain(&[0x80]);
@@ -131,20 +150,20 @@ mod extensions {
 
     impl Words {
         #[inline]
-        #[target_feature(enable = "sha,sse4.1,ssse3")]
+        #[target_feature(enable = "sha,sse4.1")]
         fn of([a, b, c, d, e, f, g, h]: [u32; 8]) -> Self {
             Self { abef: cast([f, e, b, a]), cdgh: cast([h, g, d, c]) }
         }
 
         #[inline]
-        #[target_feature(enable = "sha,sse4.1,ssse3")]
+        #[target_feature(enable = "sha,sse4.1")]
         fn words(self) -> [u32; 8] {
             let ([f, e, b, a], [h, g, d, c]): ([u32; 4], [u32; 4]) = (cast(self.abef), cast(self.cdgh));
             [a, b, c, d, e, f, g, h]
         }
 
         #[inline]
-        #[target_feature(enable = "sha,sse4.1,ssse3")]
+        #[target_feature(enable = "sha,sse4.1")]
         fn add(&mut self, before: Self) {
             self.abef = _mm_add_epi32(self.abef, before.abef);
             self.cdgh = _mm_add_epi32(self.cdgh, before.cdgh);
@@ -153,7 +172,7 @@ mod extensions {
 
     /// The words of a block, which are big-endian, four by four.
     #[inline]
-    #[target_feature(enable = "sha,sse4.1,ssse3")]
+    #[target_feature(enable = "sha,sse4.1")]
     fn message(block: &Block) -> [__m128i; 4] {
         let turned: __m128i = cast([3_u8, 2, 1, 0, 7, 6, 5, 4, 11, 10, 9, 8, 15, 14, 13, 12]);
         let mut message: [__m128i; 4] = cast(*block);
@@ -165,7 +184,7 @@ mod extensions {
 
     /// Puts the four words that come after all sixteen in the place of the first four, which `at` says.
     #[inline]
-    #[target_feature(enable = "sha,sse4.1,ssse3")]
+    #[target_feature(enable = "sha,sse4.1")]
     fn schedule(message: &mut [__m128i; 4], at: usize) {
         let [second, third, fourth] = [message[(at + 1) % 4], message[(at + 2) % 4], message[(at + 3) % 4]];
         let sum = _mm_add_epi32(_mm_sha256msg1_epu32(message[at], second), _mm_alignr_epi8::<4>(fourth, third));
@@ -173,7 +192,7 @@ mod extensions {
     }
 
     #[inline]
-    #[target_feature(enable = "sha,sse4.1,ssse3")]
+    #[target_feature(enable = "sha,sse4.1")]
     fn four_rounds(words: &mut Words, message: __m128i, constants: [u32; 4]) {
         let sum = _mm_add_epi32(message, cast(constants));
         words.cdgh = _mm_sha256rnds2_epu32(words.cdgh, words.abef, sum);
@@ -181,7 +200,7 @@ mod extensions {
     }
 
     /// Both files' rounds by turns, so that neither waits for its own.
-    #[target_feature(enable = "sha,sse4.1,ssse3")]
+    #[target_feature(enable = "sha,sse4.1")]
     pub fn compress(states: [&mut [u32; 8]; 2], blocks: [&[Block]; 2]) {
         let mut one = Words::of(*states[0]);
         let mut other = Words::of(*states[1]);

@@ -41,6 +41,19 @@ proptest! {
     }
 }
 
+/// As where the processor has no instructions for it.
+#[test]
+fn two_threads_come_to_the_same_hashes() {
+    let data: Vec<u8> = (0..100_000_u32).map(|byte| (byte.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let (first, second) = data.split_at(64 * 500);
+    let mut hashes = [Sha256::default(), Sha256::default()];
+    let [one, other] = &mut hashes;
+    Sha256::push_apart(one, other, [first.as_chunks().0, second.as_chunks().0]);
+    let [one, other] = hashes;
+    let found = [one.finish(&[]), other.finish(second.as_chunks::<BLOCK_BYTES>().1)];
+    assert_eq!(found, [reference(first), reference(second)]);
+}
+
 /// FIPS 180-4, section 5.1.1: the length takes the end of the last block, or a block of its own.
 #[test]
 fn files_that_end_anywhere_in_a_block_are_padded_right() {
