@@ -132,7 +132,7 @@ fn hash(told: &Receiver<Told>, hurries: &AtomicUsize) {
         };
         match next {
             Ok(next) => hear(&mut files, next),
-            Err(RecvTimeoutError::Timeout) => drop(step(&mut files, true)),
+            Err(RecvTimeoutError::Timeout) => while step(&mut files, true) {},
             Err(RecvTimeoutError::Disconnected) => return,
         }
     }
