@@ -30,16 +30,25 @@ whole() {
     [ -f "$out/$1.json" ] && [ ! -e "$out/$1.unfinished.jsonl" ]
 }
 
-# Imports a set unless it is whole, and verifies it: NAME, then the arguments of `saccade shards import`.
+# What `import` could not call sound; the caller ends with `exit "$unsound"`.
+unsound=0
+
+# Imports a set unless it is whole, and verifies it: NAME, then the arguments of `saccade shards import`. A set that is not
+# sound is told of, and hides no other.
 import() {
-    local name=$1
+    local name=$1 classes=()
     shift
-    if whole "$name"; then
+    if whole "$name" && [[ " $* " != *" --force "* ]]; then
         echo "$script: $out/$name-*.tar: there already"
     else
         "$saccade" shards import "$@" --out "$out" --name "$name"
     fi
-    "$saccade" shards verify "$out/$name-??????.tar"
+    # Where classes have names, every sample has one of them.
+    [ ! -s "$out/$name-classes.txt" ] || classes=(--classes "$(wc -l <"$out/$name-classes.txt")")
+    "$saccade" shards verify "${classes[@]}" "$out/$name-??????.tar" || {
+        echo "$script: $name: is not sound; to leave out what cannot be decoded, call again with --check-images --force" >&2
+        unsound=1
+    }
 }
 
 # A request's name, short: of all that the outcome depends on.

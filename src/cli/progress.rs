@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -16,6 +17,8 @@ use crate::telemetry::Telemetry;
 
 /// Plain lines that a whole run prints, about.
 const LINES: u64 = 20;
+/// Where there is no bar, a line is printed no more often.
+pub const LINE_EVERY: Duration = Duration::from_secs(10);
 /// How much the latest step counts in the rate shown.
 const RATE_SHARE: f64 = 0.1;
 
@@ -152,4 +155,20 @@ pub fn bytes(number: u64) -> String {
     let power = (number.max(1).ilog10() / 3).min(units.len() as u32 - 1);
     let value = number as f64 / 1000f64.powi(power as i32);
     if power == 0 { format!("{number} bytes") } else { format!("{value:.1} {}", units[power as usize]) }
+}
+
+/// How long as much as is left takes at a rate in the second.
+pub fn time_left(left: u64, rate: f64) -> String {
+    let seconds = left as f64 / rate.max(f64::MIN_POSITIVE);
+    if seconds < 1e9 { time(seconds) } else { "-".into() }
+}
+
+/// Seconds in the two units that matter.
+fn time(seconds: f64) -> String {
+    let seconds = seconds.round() as u64;
+    match (seconds / 3600, seconds / 60 % 60) {
+        (0, 0) => format!("{seconds} s"),
+        (0, minutes) => format!("{minutes} min {} s", seconds % 60),
+        (hours, minutes) => format!("{hours} h {minutes} min"),
+    }
 }

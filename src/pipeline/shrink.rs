@@ -1,5 +1,6 @@
 //! The bytes of a sample → the same picture, no larger than wanted, as a PPM or as a new JPEG: what shards are made of.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::str::FromStr;
 
 use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
@@ -104,6 +105,19 @@ impl Default for Shrinker {
 }
 
 impl Shrinker {
+    /// Does something with the shrinker; a decoder that panics has met a bad picture.
+    ///
+    /// # Errors
+    /// As the work, and when it panics.
+    pub fn guarded<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T, Unusable>) -> Result<T, Unusable> {
+        catch_unwind(AssertUnwindSafe(|| work(self))).unwrap_or_else(|cause| {
+            *self = Self::default();
+            let text = cause.downcast_ref::<&str>().map(|text| (*text).to_owned());
+            let detail = text.or_else(|| cause.downcast_ref::<String>().cloned()).unwrap_or_default();
+            Err(Unusable { reason: Reason::Panicked, detail })
+        })
+    }
+
     /// Puts the picture into `into` as a PPM, whatever was there before, and tells whether it was shrunk. `bytes` may be
     /// overwritten.
     ///

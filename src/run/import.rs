@@ -1,8 +1,8 @@
 //! What people have on disk → shards: samples are found in order by one at a time, read and looked at by many, and written
 //! in order by one.
 //!
-//! A sample is looked at as far as its header: what is no image is left out and listed. Whether all of it decodes is for
-//! `run/verify.rs` to tell.
+//! A sample is looked at as far as its header and, of a JPEG, its end: what is no image, or was cut short, is left out and
+//! listed. Whether all of it decodes is for `run/verify.rs` to tell, or for workers that are told to look.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,9 +16,10 @@ use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
 use super::belt::{Belt, GROUP_BYTES, GROUP_SAMPLES};
-use crate::pipeline::decode::header;
+use crate::pipeline::decode::{Unusable, header};
+use crate::pipeline::shrink::Shrinker;
 use crate::shard::Cache;
-use crate::shard::import::{Import, ImportError, Item, Keys, Kind, Part, Unread, Wanted};
+use crate::shard::import::{Import, ImportError, Item, Keys, Kind, Offered, Part, Unread, Wanted};
 use crate::shard::remote::is_remote;
 use crate::shard::write::{Destination, Dropped, SetAccount, SetSpec, SetWriter, Split, Written, free_bytes};
 
@@ -42,6 +43,8 @@ pub struct Order {
     pub name: String,
     pub most_samples: Option<u64>,
     pub most_bytes: Option<u64>,
+    /// Decodes all images, not only JPEGs without an end, to leave out those that cannot be.
+    pub check_images: bool,
     pub workers: usize,
     /// Writes over a set that is there already.
     pub force: bool,
@@ -76,10 +79,12 @@ pub enum Step<'a> {
     Began {
         kind: Kind,
         bytes: u64,
+        /// Of these, about, what an earlier call has settled.
+        taken: u64,
         classes: usize,
         kept: usize,
     },
-    /// Bytes of images that were taken so far, those of an earlier call with them.
+    /// Bytes of images that were taken so far, with those of an earlier call.
     Taken {
         bytes: u64,
     },
@@ -119,7 +124,7 @@ pub fn import(order: &Order, tell: &mut dyn FnMut(Step)) -> Result<Account> {
     refuse_inside_source(order)?;
     let import = Import::open(&order.from)?;
     let kind = import.kind;
-    let request = import.fingerprint(&order.from);
+    let request = format!("{} {}", import.fingerprint(&order.from), order.check_images);
     let (most_samples, most_bytes) = (order.most_samples, order.most_bytes);
     let split = Split::Numbered { most_samples, most_bytes };
     let cache = Cache::from_env();
@@ -140,7 +145,8 @@ pub fn import(order: &Order, tell: &mut dyn FnMut(Step)) -> Result<Account> {
     let spec = SetSpec { to: to.clone(), name: order.name.clone(), split, request, force: order.force };
     let mut writer = SetWriter::create(&spec, &cache)?;
     let (kept, before) = (writer.kept(), writer.settled());
-    tell(Step::Began { kind, bytes: import.bytes, classes: import.classes.len(), kept });
+    let taken = writer.account().bytes.min(import.bytes);
+    tell(Step::Began { kind, bytes: import.bytes, taken, classes: import.classes.len(), kept });
 
     let line = Mutex::new(Line { import, keys: Keys::default(), skip: before, ended: false });
     let taken = take_all(order, &line, &mut writer, tell)?;
@@ -176,14 +182,15 @@ pub fn import(order: &Order, tell: &mut dyn FnMut(Step)) -> Result<Account> {
 }
 
 fn take_all(order: &Order, line: &Mutex<Line>, writer: &mut SetWriter, tell: &mut dyn FnMut(Step)) -> Result<u64> {
+    let before = writer.account().bytes;
     let belt = Belt::new(MOST_WAITING_BYTES + WORKER_BYTES * order.workers as u64);
     thread::scope(|scope| {
         let spawn = |number: usize| {
             let thread = thread::Builder::new().name(format!("saccade-import-{number}"));
-            thread.spawn_scoped(scope, || work(&belt, line)).map(drop)
+            thread.spawn_scoped(scope, || work(&belt, line, order.check_images)).map(drop)
         };
         let started = (0..order.workers).try_for_each(spawn).context("threads of --workers cannot be started");
-        let written = started.and_then(|()| write_all(&belt, writer, tell));
+        let written = started.and_then(|()| write_all(&belt, writer, before, tell));
         if written.is_err() {
             writer.save_ended();
         }
@@ -250,10 +257,11 @@ fn classes_file(order: &Order, to: &Destination, classes: &[String]) -> Result<O
     }
 }
 
-/// The one writer, which takes what the workers read; returns the bytes of the images taken.
+/// The one writer, which takes what the workers read; returns the bytes of the images taken, beside those `before`.
 fn write_all(
     belt: &Belt<Vec<Result<Outcome, ImportError>>>,
     writer: &mut SetWriter,
+    before: u64,
     tell: &mut dyn FnMut(Step),
 ) -> Result<u64> {
     /// Telling costs less than writing so much.
@@ -263,8 +271,9 @@ fn write_all(
     loop {
         match outcomes.next().context("a worker ended before its work was done")?? {
             Outcome::End => {
-                let before = writer.end_shard()?;
-                before.iter().for_each(|written| tell(Step::Written(written)));
+                tell(Step::Taken { bytes: before + taken });
+                let placed = writer.end_shard()?;
+                placed.iter().for_each(|written| tell(Step::Written(written)));
                 while let Some(written) = writer.place()? {
                     tell(Step::Written(&written));
                 }
@@ -276,13 +285,12 @@ fn write_all(
                 let label = label.map(|label| label.to_string());
                 let label = label.as_ref().map(|label| ("cls", label.as_bytes()));
                 let members: Vec<(&str, &[u8])> = label.into_iter().chain([(extension, bytes.as_slice())]).collect();
-                if let Some(written) = writer.add(&key, &members)? {
-                    tell(Step::Written(&written));
-                }
-                if taken - told >= TOLD_BYTES {
+                let written = writer.add(&key, &members)?;
+                if taken - told >= TOLD_BYTES || written.is_some() {
                     told = taken;
-                    tell(Step::Taken { bytes: taken });
+                    tell(Step::Taken { bytes: before + taken });
                 }
+                written.iter().for_each(|written| tell(Step::Written(written)));
             }
         }
     }
@@ -317,11 +325,14 @@ impl Line {
     /// The next sample that is not settled yet.
     fn next(&mut self) -> Option<Result<Found, ImportError>> {
         loop {
-            let item = match self.import.next_item()? {
-                Ok(item) => item,
+            let Offered { item, is_own } = match self.import.next_item()? {
+                Ok(offered) => offered,
                 Err(error) => return Some(Err(error)),
             };
             let (key, is_new) = self.keys.of(&item);
+            if !is_own {
+                continue;
+            }
             match self.skip.checked_sub(1) {
                 Some(left) => self.skip = left,
                 None => return Some(Ok(Found { item, key, is_new })),
@@ -331,7 +342,8 @@ impl Line {
 }
 
 /// A worker's life: the next samples, until there are none.
-fn work(belt: &Belt<Vec<Result<Outcome, ImportError>>>, line: &Mutex<Line>) {
+fn work(belt: &Belt<Vec<Result<Outcome, ImportError>>>, line: &Mutex<Line>, check_images: bool) {
+    let mut shrinker = Shrinker::default();
     loop {
         // Locked while it waits for room, as all others would have to wait too; then turns are in the samples' order.
         let mut next = line.lock().unwrap_or_else(PoisonError::into_inner);
@@ -344,30 +356,41 @@ fn work(belt: &Belt<Vec<Result<Outcome, ImportError>>>, line: &Mutex<Line>) {
         let ended = next.ended;
         turn.expect(group.iter().flatten().map(Found::bytes).sum());
         drop(next);
-        let look = |found: Result<Found, ImportError>| {
+        let mut look = |found: Result<Found, ImportError>| {
             let Found { item, key, is_new } = found?;
             if is_new {
-                return look_at(&item, key);
+                return look_at(&item, key, check_images, &mut shrinker);
             }
             Ok(dropped(&item, key, DUPLICATE, "the same file or member came before".into()))
         };
         let ending = ended.then_some(Ok(Outcome::End));
-        let outcomes: Vec<Result<Outcome, ImportError>> = group.into_iter().map(look).chain(ending).collect();
+        let outcomes: Vec<Result<Outcome, ImportError>> = group.into_iter().map(&mut look).chain(ending).collect();
         let bytes = outcomes.iter().flatten().map(Outcome::bytes).sum();
         turn.finish(outcomes, bytes);
     }
 }
 
-fn look_at(item: &Item, key: String) -> Result<Outcome, ImportError> {
+fn look_at(item: &Item, key: String, check: bool, shrinker: &mut Shrinker) -> Result<Outcome, ImportError> {
     let bytes = match item.read() {
         Ok(bytes) => bytes,
         Err(Unread::Sample { reason, detail }) => return Ok(dropped(item, key, reason, detail)),
         Err(Unread::Source(error)) => return Err(error),
     };
-    Ok(match header(&bytes) {
-        Ok(header) => Outcome::Taken { key, label: item.label, extension: header.extension(), bytes },
+    Ok(match extension_of(&bytes, check, shrinker) {
+        Ok(extension) => Outcome::Taken { key, label: item.label, extension, bytes },
         Err(unusable) => dropped(item, key, unusable.reason.name(), unusable.detail),
     })
+}
+
+/// Of an image that can be used, as far as can be seen without decoding it unless that is asked for: a JPEG that lacks its
+/// end is decoded.
+fn extension_of(bytes: &[u8], check: bool, shrinker: &mut Shrinker) -> Result<&'static str, Unusable> {
+    let header = header(bytes)?;
+    let extension = header.extension();
+    if check || (extension == "jpg" && !header.is_surely_whole(bytes)?) {
+        shrinker.guarded(|shrinker| shrinker.look_at(&mut bytes.to_vec()))?;
+    }
+    Ok(extension)
 }
 
 fn dropped(item: &Item, key: String, reason: &str, detail: String) -> Outcome {

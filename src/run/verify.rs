@@ -53,6 +53,8 @@ pub struct Read<'a> {
     /// How many of all shards are read by now.
     pub shards: usize,
     pub of: usize,
+    /// Bytes of these.
+    pub bytes: u64,
 }
 
 /// What comes to the taker, in order.
@@ -175,7 +177,7 @@ fn decode_whole(decoder: &mut Decoder, bytes: &mut Vec<u8>) -> Option<Unusable> 
 
 /// Puts together what was found of each shard, and counts the images.
 fn take(belt: &Belt<Found>, paths: &[PathBuf], tell: &mut dyn FnMut(&Read)) -> Result<(Vec<Examined>, u64)> {
-    let (mut done, mut images) = (Vec::with_capacity(paths.len()), 0);
+    let (mut done, mut images, mut bytes) = (Vec::with_capacity(paths.len()), 0, 0);
     let mut bad: Vec<(Box<str>, Unusable)> = Vec::new();
     loop {
         match belt.take().context("a thread ended before its work was done")? {
@@ -189,9 +191,10 @@ fn take(belt: &Belt<Found>, paths: &[PathBuf], tell: &mut dyn FnMut(&Read)) -> R
                     let reason = Some(wrong.reason.name().to_owned());
                     examined.report.add(ProblemKind::BadImage, Some(&key), reason);
                 }
+                bytes += examined.report.bytes;
                 done.push(examined);
                 let shard = paths.get(number).map_or(Path::new(""), PathBuf::as_path);
-                tell(&Read { shard, shards: done.len(), of: paths.len() });
+                tell(&Read { shard, shards: done.len(), of: paths.len(), bytes });
             }
             Found::End => return Ok((done, images)),
         }

@@ -7,7 +7,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 /// The quick start made small: 187 steps of a model that a step takes a few milliseconds for.
-const SMALL: [&str; 12] = [
+pub const SMALL: [&str; 12] = [
     "encoder.width=16",
     "encoder.depth=1",
     "encoder.heads=2",

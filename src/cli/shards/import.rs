@@ -2,12 +2,13 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
+use std::time::Instant;
 
 use anyhow::{Result, bail};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::super::progress::bytes;
+use super::super::progress::{bytes, time_left};
 use super::super::{say, say_json};
 use super::reshard::size;
 use super::{cores, workers};
@@ -48,6 +49,9 @@ pub struct ImportArgs {
     /// Writes the samples in an order that this seed draws, at the price of reading the source in that order
     #[arg(long, value_name = "SEED")]
     shuffle: Option<u64>,
+    /// Decodes every image, to leave out those that cannot be decoded; JPEGs that lack their end are looked at in any case
+    #[arg(long)]
+    check_images: bool,
     /// Imports a share alone: part I of N, counted from 0
     #[arg(long, value_name = "I/N", value_parser = part)]
     part: Option<Part>,
@@ -85,10 +89,11 @@ pub fn run(args: ImportArgs) -> Result<()> {
         name,
         most_samples: args.samples,
         most_bytes,
+        check_images: args.check_images,
         workers: args.workers.map_or_else(cores, usize::from),
         force: args.force,
     };
-    let mut progress = Progress { bar: None };
+    let mut progress = Progress { bar: None, begun: (0, Instant::now()), taken: 0, all: 0 };
     let account = import(&order, &mut |step| progress.show(&step));
     progress.bar.inspect(ProgressBar::finish_and_clear);
     let account = account?;
@@ -98,27 +103,40 @@ pub fn run(args: ImportArgs) -> Result<()> {
 /// A bar on a terminal, a line for each shard elsewhere.
 struct Progress {
     bar: Option<ProgressBar>,
+    /// Bytes that were taken when this call began, and when that was.
+    begun: (u64, Instant),
+    taken: u64,
+    all: u64,
 }
 
 impl Progress {
     fn show(&mut self, step: &Step) {
         match step {
-            Step::Began { kind, bytes: all, classes, kept } => {
+            Step::Began { kind, bytes: all, taken, classes, kept } => {
+                (self.begun, self.taken, self.all) = ((*taken, Instant::now()), *taken, *all);
                 if io::stderr().is_terminal() {
                     let style =
                         ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left");
                     let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
-                    self.bar = Some(ProgressBar::new(*all).with_style(style));
+                    self.bar = Some(ProgressBar::new(*all).with_style(style).with_position(*taken));
                 }
                 let kept = if *kept > 0 { format!(", going on behind {kept} shards") } else { String::new() };
                 self.line(&format!("{kind}: {classes} classes, about {}{kept}", bytes(*all)));
             }
             Step::Taken { bytes } => {
+                self.taken = *bytes;
                 self.bar.as_ref().inspect(|bar| bar.set_position(*bytes));
             }
             Step::Written(written) => {
-                let line = format!("{}: {} samples, {}", written.shard, count(written.samples), bytes(written.bytes));
-                self.line(&line);
+                let seconds = self.begun.1.elapsed().as_secs_f64();
+                let rate = self.taken.saturating_sub(self.begun.0) as f64 / seconds.max(f64::MIN_POSITIVE);
+                let (samples, size) = (count(written.samples), bytes(written.bytes));
+                let left = time_left(self.all.saturating_sub(self.taken), rate);
+                self.line(&format!(
+                    "{}: {samples} samples, {size}; {:.0} MB/s, {left} left",
+                    written.shard,
+                    rate / 1e6
+                ));
             }
         }
     }

@@ -8,7 +8,7 @@ use anyhow::Result;
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::super::progress::bytes;
+use super::super::progress::{LINE_EVERY, bytes, time_left};
 use super::super::{say, say_json};
 use super::{ShardsArgs, cores, workers};
 use crate::pipeline::shrink::{Chroma, Coding, Fit};
@@ -19,12 +19,13 @@ use crate::run::text::count;
 
 pub const EXAMPLES: &str = "Examples:
   saccade shards reshard --shuffle 1 '/data/train-{0000..1023}.tar' --out /fast/shuffled
+  saccade shards reshard --shuffle 1 --shards 1024 'train-*.tar' --out /fast/1024
   saccade shards reshard --size 500MB --held-out 0.02 'a-*.tar' 'b-*.tar' --name both --out merged
   saccade shards reshard --classes 0-99 --per-class 50 --samples 1000 '/data/train-*.tar' --out few
   saccade shards reshard --jpeg short-side=256 --quality 90 '/data/train-*.tar' --out /fast/train-256
   saccade shards reshard --decode max-side=256 '/data/train-*.tar' --out /fast/train-raw
   saccade shards reshard --size 500MB '/data/train-*.tar' --out s3://bucket/set
-Without --shuffle, --samples, --size, --held-out and --name each shard becomes one of the same name. All members of a
+Without --shuffle, --samples, --size, --shards, --held-out and --name each shard becomes one of the same name. All members of a
 sample are kept, in their order. Samples without an image, and those whose image is damaged, are left out and listed
 beside the shards. A call that was interrupted goes on where its last finished shard ends: repeat it.";
 
@@ -44,6 +45,10 @@ pub struct ReshardArgs {
     /// Bytes of a shard, at most, such as 500MB or 1GiB
     #[arg(long, value_name = "BYTES", value_parser = size, help_heading = "Shards")]
     size: Option<u64>,
+    /// As many shards, with as many samples each as may be; a set that is held out gets as many as make them as large
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), conflicts_with_all = ["samples", "size"],
+        help_heading = "Shards")]
+    shards: Option<u64>,
     /// Puts all samples into one order, drawn by this seed
     #[arg(long, value_name = "SEED", help_heading = "Shards")]
     shuffle: Option<u64>,
@@ -148,8 +153,8 @@ impl ReshardArgs {
             DuplicatesArg::Refused => Duplicates::Refused,
             DuplicatesArg::First => Duplicates::First,
         };
-        let Self { name, samples, size, shuffle, held_out, .. } = self;
-        let layout = Layout { name, most_samples: samples, most_bytes: size, shuffle, held_out, duplicates };
+        let Self { name, samples, size, shards, shuffle, held_out, .. } = self;
+        let layout = Layout { name, most_samples: samples, most_bytes: size, shards, shuffle, held_out, duplicates };
         let Self { classes, keys, per_class, memory, force, .. } = self;
         let pick = Pick { classes, keys, per_class };
         let workers = self.workers.map_or_else(cores, usize::from);
@@ -178,9 +183,8 @@ struct Progress {
     said: Instant,
 }
 
-/// A bar is drawn no more often than this, and a line of the scatter printed.
+/// A bar is drawn no more often than this.
 const BAR_EVERY: Duration = Duration::from_millis(100);
-const LINE_EVERY: Duration = Duration::from_secs(10);
 
 impl Progress {
     fn new() -> Self {
@@ -256,8 +260,7 @@ impl Progress {
         let (name, samples, dropped) = (done.shard.display(), count(done.samples), done.dropped);
         let seconds = self.begun.1.elapsed().as_secs_f64();
         let rate = self.settled.saturating_sub(self.begun.0) as f64 / seconds.max(f64::MIN_POSITIVE);
-        let left = self.samples.saturating_sub(self.settled) as f64 / rate.max(f64::MIN_POSITIVE);
-        let left = if left < 1e9 { time(left) } else { "-".into() };
+        let left = time_left(self.samples.saturating_sub(self.settled), rate);
         let size = bytes(done.bytes);
         self.line(&format!("{name}: {samples} samples, {dropped} left out, {size}; {rate:.0} samples/s, {left} left"));
     }
@@ -268,16 +271,6 @@ impl Progress {
             Some(bar) => bar.suspend(|| drop(writeln!(io::stderr(), "{text}"))),
             None => drop(writeln!(io::stderr(), "{text}")),
         }
-    }
-}
-
-/// Seconds in the two units that matter.
-fn time(seconds: f64) -> String {
-    let seconds = seconds.round() as u64;
-    match (seconds / 3600, seconds / 60 % 60) {
-        (0, 0) => format!("{seconds} s"),
-        (0, minutes) => format!("{minutes} min {} s", seconds % 60),
-        (hours, minutes) => format!("{hours} h {minutes} min"),
     }
 }
 

@@ -1,12 +1,13 @@
 //! `saccade shards verify`: what is wrong with shards, as lines or as JSON.
 
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
+use std::time::Instant;
 
 use anyhow::{Result, bail};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::super::progress::bytes;
+use super::super::progress::{LINE_EVERY, bytes, time_left};
 use super::super::{say, say_json};
 use super::{cores, workers};
 use crate::run::text::count;
@@ -35,22 +36,55 @@ pub struct VerifyArgs {
 pub fn run(args: VerifyArgs) -> Result<()> {
     let workers = args.workers.map_or_else(cores, usize::from);
     let wanted = Verify { shards: args.shards, quick: args.quick, classes: args.classes, workers };
-    let bar = io::stderr().is_terminal().then(|| {
-        let style = ProgressStyle::with_template("{bar:30} {pos}/{len} shards, {eta} left");
-        ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
-    });
-    let verified = verify(&wanted, &mut |read: &Read| {
-        if let Some(bar) = &bar {
-            bar.set_length(read.of as u64);
-            bar.set_position(read.shards as u64);
-        }
-    });
-    bar.inspect(ProgressBar::finish_and_clear);
+    let mut progress = Progress::new();
+    let verified = verify(&wanted, &mut |read: &Read| progress.show(read));
+    progress.end();
     let verified = verified?;
     let told = if args.json { say_json(&verified) } else { tell(&verified) };
     let problems = verified.report.problems;
     // Whoever stops reading early still learns of it by the exit code.
     if problems > 0 { bail!("{problems} problems found") } else { told }
+}
+
+/// A bar on a terminal, a line every few seconds elsewhere.
+struct Progress {
+    bar: Option<ProgressBar>,
+    begun: Instant,
+    said: Instant,
+}
+
+impl Progress {
+    fn new() -> Self {
+        let bar = io::stderr().is_terminal().then(|| {
+            let style = ProgressStyle::with_template("{bar:30} {pos}/{len} shards, {msg}, {eta} left");
+            ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+        });
+        Self { bar, begun: Instant::now(), said: Instant::now() }
+    }
+
+    fn show(&mut self, read: &Read) {
+        let seconds = self.begun.elapsed().as_secs_f64().max(f64::MIN_POSITIVE);
+        let rate = format!("{:.0} MB/s", read.bytes as f64 / 1e6 / seconds);
+        let (shards, of) = (read.shards as u64, read.of as u64);
+        match &self.bar {
+            Some(bar) => {
+                bar.set_message(rate);
+                bar.set_length(of);
+                bar.set_position(shards);
+            }
+            None if self.said.elapsed() >= LINE_EVERY => {
+                let left = time_left(of - shards, shards as f64 / seconds);
+                // A closed standard error must not end the work.
+                let _ = writeln!(io::stderr(), "{shards} of {of} shards, {rate}, {left} left");
+                self.said = Instant::now();
+            }
+            None => {}
+        }
+    }
+
+    fn end(&self) {
+        self.bar.as_ref().inspect(|bar| bar.finish_and_clear());
+    }
 }
 
 fn tell(verified: &Verified) -> Result<()> {

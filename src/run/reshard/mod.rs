@@ -54,6 +54,8 @@ pub struct Layout {
     /// In a shard. Where neither is given, as many as the shards that are read have on average.
     pub most_samples: Option<u64>,
     pub most_bytes: Option<u64>,
+    /// In so many shards, in place of both.
+    pub shards: Option<u64>,
     /// The seed of the order.
     pub shuffle: Option<u64>,
     pub held_out: Option<Share>,
@@ -144,8 +146,7 @@ pub fn reshard(wanted: &Reshard, tell: &mut dyn FnMut(&Event)) -> Result<Account
         bail!("no samples in {} shards: name files `KEY.jpg` and, for a label, `KEY.cls`", listings.len());
     }
     let is_numbered = wanted.layout.is_numbered();
-    let duplicates = if is_numbered { wanted.layout.duplicates } else { Duplicates::Kept };
-    let Layout { shuffle, held_out, .. } = wanted.layout;
+    let Layout { shuffle, held_out, duplicates, .. } = wanted.layout;
     let choice = choose(&listings, &wanted.pick, &Ordering { shuffle, held_out, duplicates }, &cache)?;
     if choice.order.is_empty() {
         bail!("none of {samples_in} samples is wanted: {}", reasons(&choice.filtered));
@@ -180,8 +181,9 @@ pub fn reshard(wanted: &Reshard, tell: &mut dyn FnMut(&Event)) -> Result<Account
 
 impl Layout {
     fn is_numbered(&self) -> bool {
-        let Self { name, most_samples, most_bytes, shuffle, held_out, .. } = self;
-        name.is_some() || most_samples.is_some() || most_bytes.is_some() || shuffle.is_some() || held_out.is_some()
+        let Self { name, most_samples, most_bytes, shards, shuffle, held_out, duplicates: _ } = self;
+        let is_sized = most_samples.is_some() || most_bytes.is_some() || shards.is_some();
+        is_sized || name.is_some() || shuffle.is_some() || held_out.is_some()
     }
 }
 
@@ -242,10 +244,27 @@ fn numbered(wanted: &Reshard, to: Destination, choice: &Choice, request: &str) -
             bail!("{}: would be written over itself; choose another --out or --name", origin.path.display());
         }
     }
-    let split = Split::Numbered { most_samples, most_bytes };
-    let spec =
-        |name| SetSpec { to: to.clone(), name, split: split.clone(), request: request.to_owned(), force: *force };
-    Ok(Plan { specs: names.into_iter().map(spec).collect(), ends: Vec::new(), to })
+    let splits = match layout.shards {
+        Some(shards) => even(choice, shards)?,
+        None => [const { None }; 2],
+    };
+    let spec = |(name, split): (String, Option<Split>)| {
+        let split = split.unwrap_or(Split::Numbered { most_samples, most_bytes });
+        SetSpec { to: to.clone(), name, split, request: request.to_owned(), force: *force }
+    };
+    Ok(Plan { specs: names.into_iter().zip(splits).map(spec).collect(), ends: Vec::new(), to })
+}
+
+/// So many shards for the samples, and for those that are held out as many as make them about as large.
+fn even(choice: &Choice, shards: u64) -> Result<[Option<Split>; 2]> {
+    let held_out = choice.order.iter().filter(|chosen| chosen.held_out).count() as u64;
+    let samples = choice.order.len() as u64 - held_out;
+    if samples < shards {
+        bail!("{samples} samples make no {shards} shards; give --shards a number up to {samples}");
+    }
+    let each = samples.div_ceil(shards).max(1);
+    let beside = Split::Even { samples: held_out, shards: held_out.div_ceil(each).max(1) };
+    Ok([Some(Split::Even { samples, shards }), Some(beside)])
 }
 
 /// A shard of the same name for each that is read.

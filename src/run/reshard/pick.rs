@@ -88,8 +88,6 @@ pub enum Duplicates {
     Refused,
     /// The sample that was named first is taken, the others are dropped.
     First,
-    /// Shards stay apart, so keys need not differ.
-    Kept,
 }
 
 /// The first half of a key's SHA-256: two keys of one set share it with a probability below 2^-85.
@@ -218,7 +216,7 @@ fn find_duplicates(
     origins: &[Origin],
     cache: &Cache,
 ) -> Result<()> {
-    if duplicates == Duplicates::Kept || origins.len() < 2 {
+    if origins.len() < 2 {
         return Ok(());
     }
     let mut places: Vec<(Digest128, u32)> = Vec::with_capacity(candidates.len());

@@ -1,6 +1,5 @@
 //! A sample as it was read → the sample as it will be written, or why it will not be.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -122,29 +121,19 @@ impl Treatment {
             ImageForm::AsIs => {
                 let is_doubtful = !header.is_surely_whole(image)?;
                 if self.check_images || is_doubtful {
-                    guarded(shrinker, |shrinker| shrinker.look_at(&mut image.clone()))?;
+                    shrinker.guarded(|shrinker| shrinker.look_at(&mut image.clone()))?;
                 }
                 let stripped = if self.strip_exif { exif::strip(image) } else { None };
                 let Some(stripped) = stripped else { return Ok(Some(false)) };
                 made = stripped;
                 true
             }
-            ImageForm::Decoded(fit) => guarded(shrinker, |shrinker| shrinker.shrink(image, fit, &mut made))?,
+            ImageForm::Decoded(fit) => shrinker.guarded(|shrinker| shrinker.shrink(image, fit, &mut made))?,
             ImageForm::Jpeg(fit, coding) => {
-                guarded(shrinker, |shrinker| shrinker.encode(image, fit, coding, &mut made))?
+                shrinker.guarded(|shrinker| shrinker.encode(image, fit, coding, &mut made))?
             }
         };
         *image = made;
         Ok(Some(changed))
     }
-}
-
-/// A decoder that panics has met a bad sample.
-fn guarded<T>(shrinker: &mut Shrinker, work: impl FnOnce(&mut Shrinker) -> Result<T, Unusable>) -> Result<T, Unusable> {
-    catch_unwind(AssertUnwindSafe(|| work(shrinker))).unwrap_or_else(|cause| {
-        *shrinker = Shrinker::default();
-        let text = cause.downcast_ref::<&str>().map(|text| (*text).to_owned());
-        let detail = text.or_else(|| cause.downcast_ref::<String>().cloned()).unwrap_or_default();
-        Err(Unusable { reason: Reason::Panicked, detail })
-    })
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::classes::Classes;
 use super::item::{Archive, Item, Place, is_image_name};
 use super::truth::{Truth, is_id, known_or_sorted};
-use super::{ImportError, NO_IMAGE, OTHER_CLASS, OTHER_TAR, Part, PassedOver};
+use super::{ImportError, NO_IMAGE, OTHER_CLASS, OTHER_TAR, Offered, Part, PassedOver};
 use crate::shard::index::Stamp;
 use crate::shard::tar::{Entry, TarError, Walk};
 
@@ -30,6 +30,7 @@ struct ClassTar {
     archive: Arc<Archive>,
     /// The tar's name inside its archive; none where it is a file of its own.
     inside: Option<String>,
+    class: Arc<str>,
     label: u32,
     cursor: Cursor,
 }
@@ -102,7 +103,7 @@ impl ClassTars {
                 continue;
             };
             if part.has(place as u64) {
-                tars.push(ClassTar { archive, inside, label, cursor: Cursor::new(range) });
+                tars.push(ClassTar { archive, inside, class: name.into(), label, cursor: Cursor::new(range) });
             }
         }
         Ok(Self { classes, there, tars, current: 0 })
@@ -126,7 +127,7 @@ impl ClassTars {
     /// A line for each tar that a change of it changes.
     pub fn lines(&self) -> impl Iterator<Item = String> {
         self.tars.iter().map(|tar| {
-            let ClassTar { archive, inside, label, cursor } = tar;
+            let ClassTar { archive, inside, label, cursor, .. } = tar;
             format!("{} {inside:?} {label} {:?}\n", stamp_of(&archive.path), cursor.part)
         })
     }
@@ -140,7 +141,7 @@ impl ClassTars {
             match entry {
                 None => self.current += 1,
                 Some(entry) if !is_image_name(&entry.name) => *passed_over.entry(NO_IMAGE).or_default() += 1,
-                Some(entry) => return Ok(Some(member(&tar.archive, entry, Some(tar.label)))),
+                Some(entry) => return Ok(Some(tar.member(entry))),
             }
         }
         Ok(None)
@@ -148,6 +149,10 @@ impl ClassTars {
 }
 
 impl ClassTar {
+    fn member(&self, entry: Entry) -> Item {
+        member(&self.archive, entry, Some(Arc::clone(&self.class)), self.label)
+    }
+
     fn damaged(&self, source: TarError) -> ImportError {
         let path = self.archive.path.clone();
         match &self.inside {
@@ -171,7 +176,7 @@ impl Pictures {
         (self.cursor.part.end - self.cursor.part.start) / self.part.of
     }
 
-    pub fn next(&mut self, passed_over: &mut PassedOver) -> Result<Option<Item>, ImportError> {
+    pub fn next(&mut self, passed_over: &mut PassedOver) -> Result<Option<Offered>, ImportError> {
         loop {
             let entry = self.cursor.next(&self.archive).map_err(|source| self.archive.damaged(source))?;
             let Some(entry) = entry else { return Ok(None) };
@@ -186,9 +191,8 @@ impl Pictures {
                 continue;
             };
             self.seen += 1;
-            if self.part.has(self.seen - 1) {
-                return Ok(Some(member(&self.archive, entry, Some(label))));
-            }
+            let is_own = self.part.has(self.seen - 1);
+            return Ok(Some(Offered { item: member(&self.archive, entry, None, label), is_own }));
         }
     }
 }
@@ -199,9 +203,10 @@ impl Archive {
     }
 }
 
-fn member(archive: &Arc<Archive>, entry: Entry, label: Option<u32>) -> Item {
+fn member(archive: &Arc<Archive>, entry: Entry, class: Option<Arc<str>>, label: u32) -> Item {
     let Entry { name, offset, length } = entry;
-    Item { label, place: Place::Member { archive: Arc::clone(archive), name: name.into(), offset, length } }
+    let place = Place::Member { archive: Arc::clone(archive), class, name: name.into(), offset, length };
+    Item { label: Some(label), place }
 }
 
 fn size_of(path: &Path) -> Result<u64, ImportError> {

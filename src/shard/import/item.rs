@@ -8,6 +8,7 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use super::ImportError;
+use super::truth::is_id;
 use crate::shard::files::{OpenFiles, Opened};
 use crate::shard::index::Stamp;
 use crate::shard::set::MOST_IMAGE_BYTES;
@@ -21,24 +22,18 @@ pub struct Item {
 
 pub(super) enum Place {
     /// `stamp` is unknown where there is no file.
-    File {
-        root: Arc<Path>,
-        path: Box<Path>,
-        stamp: Option<Stamp>,
-    },
+    File { root: Arc<Path>, path: Box<Path>, stamp: Option<Stamp> },
     Member {
         archive: Arc<Archive>,
+        /// Of a class tar: its class.
+        class: Option<Arc<str>>,
         name: Box<str>,
         offset: u64,
         length: u64,
     },
     /// A row that is decoded already, as it cannot be read alone.
     #[cfg(feature = "parquet")]
-    Row {
-        path: Arc<Path>,
-        row: u64,
-        bytes: Vec<u8>,
-    },
+    Row { path: Arc<Path>, row: u64, bytes: Vec<u8> },
 }
 
 /// A tar, which is opened when it is read: there may be more of them than a process may hold open.
@@ -76,8 +71,15 @@ impl Item {
     }
 
     /// The name in the shard: the path inside the source without its ending. A dot would end a key, so it becomes `_`.
+    ///
+    /// Of a class tar's members those whose names do not tell the class, as ImageNet's do, get it as a folder: tars of other
+    /// classes may hold the same names, and each is read by whoever imports its part.
     pub fn key(&self) -> String {
-        key_of(&self.name())
+        let key = key_of(&self.name());
+        match &self.place {
+            Place::Member { class: Some(class), .. } if !tells_class(&key, class) => format!("{class}/{key}"),
+            _ => key,
+        }
     }
 
     /// The sample's name inside its source.
@@ -166,6 +168,11 @@ impl Item {
             Place::Row { bytes, .. } => Ok(bytes.clone()),
         }
     }
+}
+
+/// Whether a key is `CLASS_REST`, and of no other class whatever its name is.
+fn tells_class(key: &str, class: &str) -> bool {
+    is_id(class) && !key.contains('/') && key.strip_prefix(class).is_some_and(|rest| rest.starts_with('_'))
 }
 
 fn unreadable(cause: &io::Error) -> Unread {

@@ -17,6 +17,7 @@ mod truth;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
@@ -94,13 +95,10 @@ impl Part {
         place % self.of == self.number
     }
 
-    /// The share of a list: as many in a row, as evenly as may be.
-    fn cut<T>(self, mut all: Vec<T>) -> Vec<T> {
-        let at = |number: u64| (all.len() as u128 * u128::from(number) / u128::from(self.of)) as usize;
-        let (start, end) = (at(self.number), at(self.number + 1));
-        all.truncate(end);
-        all.drain(..start);
-        all
+    /// The share of so many in a list: as many in a row, as evenly as may be.
+    fn of_list(self, all: usize) -> Range<usize> {
+        let at = |number: u64| (all as u128 * u128::from(number) / u128::from(self.of)) as usize;
+        at(self.number)..at(self.number + 1)
     }
 }
 
@@ -128,9 +126,52 @@ const OTHER_TAR: &str = "other_tar";
 /// A class that `--classes` does not name.
 const OTHER_CLASS: &str = "other_class";
 
+/// A sample, and whether it is one of the part that is imported: the keys of a part hang on what comes before it.
+#[derive(Debug)]
+pub struct Offered {
+    pub item: Item,
+    pub is_own: bool,
+}
+
+impl Offered {
+    fn own(item: Item) -> Self {
+        Self { item, is_own: true }
+    }
+}
+
+/// Samples in their order, up to the last of the part that is imported.
+#[derive(Debug)]
+struct Listed {
+    items: std::vec::IntoIter<Item>,
+    /// Samples of earlier parts that are left.
+    before: usize,
+}
+
+impl Listed {
+    fn new(mut items: Vec<Item>, own: Range<usize>) -> Self {
+        items.truncate(own.end);
+        Self { items: items.into_iter(), before: own.start }
+    }
+
+    fn own(&self) -> &[Item] {
+        self.items.as_slice().get(self.before..).unwrap_or_default()
+    }
+}
+
+impl Iterator for Listed {
+    type Item = Offered;
+
+    fn next(&mut self) -> Option<Offered> {
+        let item = self.items.next()?;
+        let is_own = self.before == 0;
+        self.before = self.before.saturating_sub(1);
+        Some(Offered { item, is_own })
+    }
+}
+
 #[derive(Debug)]
 enum Items {
-    Listed(std::vec::IntoIter<Item>),
+    Listed(Listed),
     ClassTars(ClassTars),
     Pictures(Pictures),
     #[cfg(feature = "parquet")]
@@ -140,7 +181,7 @@ enum Items {
 impl Items {
     fn bytes(&self) -> u64 {
         match self {
-            Self::Listed(items) => items.as_slice().iter().map(Item::bytes).sum(),
+            Self::Listed(items) => items.own().iter().map(Item::bytes).sum(),
             Self::ClassTars(tars) => tars.bytes(),
             Self::Pictures(tar) => tar.bytes(),
             #[cfg(feature = "parquet")]
@@ -148,13 +189,14 @@ impl Items {
         }
     }
 
-    fn next(&mut self, passed_over: &mut PassedOver) -> Option<Result<Item, ImportError>> {
+    fn next(&mut self, passed_over: &mut PassedOver) -> Option<Result<Offered, ImportError>> {
+        let own = |item: Result<Item, ImportError>| item.map(Offered::own);
         match self {
             Self::Listed(items) => items.next().map(Ok),
-            Self::ClassTars(tars) => tars.next(passed_over).transpose(),
+            Self::ClassTars(tars) => tars.next(passed_over).transpose().map(own),
             Self::Pictures(tar) => tar.next(passed_over).transpose(),
             #[cfg(feature = "parquet")]
-            Self::Rows(rows) => rows.next(passed_over).transpose(),
+            Self::Rows(rows) => rows.next(passed_over).transpose().map(own),
         }
     }
 }
@@ -194,15 +236,15 @@ impl Import {
     /// How many samples there will be, where that is known before they are found.
     pub fn samples(&self) -> Option<u64> {
         match &self.items {
-            Items::Listed(items) => Some(items.len() as u64),
+            Items::Listed(items) => Some(items.own().len() as u64),
             Items::ClassTars(_) | Items::Pictures(_) => None,
             #[cfg(feature = "parquet")]
             Items::Rows(rows) => Some(rows.samples),
         }
     }
 
-    /// The next sample; after an error there are no more.
-    pub fn next_item(&mut self) -> Option<Result<Item, ImportError>> {
+    /// The next sample, of this part or of another; after an error there are no more.
+    pub fn next_item(&mut self) -> Option<Result<Offered, ImportError>> {
         self.items.next(&mut self.passed_over)
     }
 
@@ -214,7 +256,7 @@ impl Import {
             sum.update(format!("{class}\n"));
         }
         match &self.items {
-            Items::Listed(items) => items.as_slice().iter().for_each(|item| sum.update(item.line())),
+            Items::Listed(items) => items.items.as_slice().iter().for_each(|item| sum.update(item.line())),
             Items::ClassTars(tars) => tars.lines().for_each(|line| sum.update(line)),
             Items::Pictures(tar) => sum.update(tar.line()),
             #[cfg(feature = "parquet")]
@@ -234,7 +276,8 @@ impl Import {
     /// Walks all tars, since an order cannot be drawn before all samples are known.
     fn shuffled(mut self, wanted: &Wanted) -> Result<Self, ImportError> {
         if !matches!(self.items, Items::Listed(_)) {
-            let all = std::iter::from_fn(|| self.items.next(&mut self.passed_over)).collect::<Result<Vec<_>, _>>()?;
+            let all = std::iter::from_fn(|| self.items.next(&mut self.passed_over));
+            let all = all.map(|offered| Ok(offered?.item)).collect::<Result<Vec<_>, _>>()?;
             self.items = Items::Listed(wanted.arranged(all));
         }
         Ok(self)
@@ -291,12 +334,12 @@ impl Wanted {
         Ok((Items::Listed(self.arranged(items)), names))
     }
 
-    /// The samples in their order, less those of other parts.
-    fn arranged(&self, mut items: Vec<Item>) -> std::vec::IntoIter<Item> {
+    fn arranged(&self, mut items: Vec<Item>) -> Listed {
         if let Some(seed) = self.shuffle {
             Draws::new(seed, 0, 0, Purpose::ImportOrder).shuffle(&mut items);
         }
-        self.part.cut(items).into_iter()
+        let own = self.part.of_list(items.len());
+        Listed::new(items, own)
     }
 }
 

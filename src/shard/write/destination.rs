@@ -112,6 +112,7 @@ impl Destination {
                 };
                 most_samples.map_or(bytes, of_samples).min(most_bytes.unwrap_or(bytes))
             }
+            Split::Even { shards, .. } => bytes.div_ceil((*shards).max(1)),
             // They are seldom of one size.
             Split::Named(names) => 2 * bytes / (names.len() as u64).max(1),
         };

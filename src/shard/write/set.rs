@@ -9,6 +9,7 @@
 
 mod bringing;
 mod sending;
+mod split;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
@@ -19,6 +20,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use self::bringing::Bringing;
+use self::split::share_of;
+pub use self::split::{Split, is_shard_of, shard_name};
 use super::lists::{self, Dropped, DroppedList};
 use super::state::{Left, Line, State};
 use super::{Destination, Making, ShardWriter, WriteError, member_bytes};
@@ -39,16 +42,6 @@ pub struct SetSpec {
     pub request: String,
     /// Takes the place of a set that is there, and of an unfinished one of another request.
     pub force: bool,
-}
-
-/// How samples become shards.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub enum Split {
-    /// `NAME-000000.tar`, `NAME-000001.tar`, each as large as both limits allow; at least a sample is in each.
-    Numbered { most_samples: Option<u64>, most_bytes: Option<u64> },
-    /// Files of these names; [`SetWriter::next_shard`] leads from one to the next. Other processes may be writing other
-    /// shards of the set.
-    Named(Vec<String>),
 }
 
 /// A shard that is in its place.
@@ -77,6 +70,14 @@ pub struct SetAccount {
     pub settled: u64,
 }
 
+impl SetAccount {
+    /// Samples of this set, whatever became of them.
+    fn offered(&self) -> u64 {
+        let left_out = self.dropped.values().chain(self.filtered.values());
+        self.samples + left_out.sum::<u64>()
+    }
+}
+
 /// A set that is being written.
 pub struct SetWriter {
     spec: SetSpec,
@@ -102,6 +103,8 @@ pub struct SetWriter {
 struct Current {
     name: String,
     shard: ShardWriter,
+    /// The number of its first sample among those of the set that were offered.
+    first: u64,
     samples: u64,
     last_key: String,
 }
@@ -134,9 +137,10 @@ impl SetWriter {
         let own = lines.iter().map(|line| &line.written.shard).chain(&again).cloned().collect();
         refuse_shards(spec, &own)?;
         let dropped_bytes = lines.last().map_or(0, |line| line.dropped_bytes);
-        let list = match spec.split {
-            Split::Numbered { .. } => DroppedList::own(dropped_path(spec), dropped_bytes)?,
-            Split::Named(_) => DroppedList::Shared { path: dropped_path(spec), lines: Vec::new() },
+        let list = if spec.split.is_numbered() {
+            DroppedList::own(dropped_path(spec), dropped_bytes)?
+        } else {
+            DroppedList::Shared { path: dropped_path(spec), lines: Vec::new() }
         };
         let making = Making::new().map_err(|source| WriteError::Io { path: folder.to_owned(), source })?;
         let account = lines.last().map(|line| line.account.clone()).unwrap_or_default();
@@ -355,13 +359,13 @@ impl SetWriter {
             away.finish().map_err(|(name, source)| to.lost(&name, source))?;
             self.note_sent()?;
         }
-        if self.spec.force && matches!(self.spec.split, Split::Numbered { .. }) {
+        if self.spec.force && self.spec.split.is_numbered() {
             self.remove_stale()?;
         }
-        if let Split::Numbered { .. } = self.spec.split {
+        if self.spec.split.is_numbered() {
             self.list.sync("")?;
         }
-        let (to, set, is_shared) = (&self.spec.to, &self.spec.name, matches!(self.spec.split, Split::Named(_)));
+        let (to, set, is_shared) = (&self.spec.to, &self.spec.name, !self.spec.split.is_numbered());
         if let Some(away) = to.away() {
             self.list.put_away(to, away, &self.written)?;
         }
@@ -401,8 +405,15 @@ impl SetWriter {
 
     /// Whether the shard must end before this sample.
     fn is_full(&self, key: &str, members: &[(&str, &[u8])]) -> bool {
-        let Split::Numbered { most_samples, most_bytes } = self.spec.split else { return false };
         let Some(current) = self.current.as_ref().filter(|current| current.samples > 0) else { return false };
+        let (most_samples, most_bytes) = match self.spec.split {
+            Split::Numbered { most_samples, most_bytes } => (most_samples, most_bytes),
+            Split::Even { samples, shards } => {
+                let shard_of = |number| share_of(number, samples, shards);
+                return shard_of(self.account.offered()) != shard_of(current.first);
+            }
+            Split::Named(_) => return false,
+        };
         let bytes = || members.iter().map(|(extension, data)| member_bytes(key, extension, data.len())).sum::<u64>();
         most_samples.is_some_and(|most| current.samples >= most)
             || most_bytes.is_some_and(|most| current.shard.bytes() + bytes() > most)
@@ -413,7 +424,7 @@ impl SetWriter {
         if self.current.is_none() {
             let number = self.ended();
             let name = match &self.spec.split {
-                Split::Numbered { .. } => shard_name(&self.spec.name, number),
+                Split::Numbered { .. } | Split::Even { .. } => shard_name(&self.spec.name, number),
                 Split::Named(names) => {
                     let name = names.get(number).cloned();
                     name.ok_or_else(|| WriteError::SetName { name: self.spec.name.clone() })?
@@ -424,7 +435,8 @@ impl SetWriter {
                 refuse(&self.spec.to, &name)?;
             }
             let shard = ShardWriter::create_with(&self.spec.to.folder().join(&name), force, &self.making)?;
-            self.current = Some(Current { name, shard, samples: 0, last_key: String::new() });
+            let first = self.account.offered();
+            self.current = Some(Current { name, shard, first, samples: 0, last_key: String::new() });
         }
         self.current.as_mut().ok_or_else(|| WriteError::SetName { name: self.spec.name.clone() })
     }
@@ -433,7 +445,7 @@ impl SetWriter {
 /// The names of the set's shards, of those that may lie here.
 fn names_here(spec: &SetSpec) -> Vec<String> {
     match &spec.split {
-        Split::Numbered { .. } => numbered(spec),
+        Split::Numbered { .. } | Split::Even { .. } => numbered(spec),
         Split::Named(names) => names.clone(),
     }
 }
@@ -441,11 +453,6 @@ fn names_here(spec: &SetSpec) -> Vec<String> {
 /// Bytes of the shards that a set would take the place of.
 pub fn replaced_bytes(spec: &SetSpec) -> u64 {
     names_here(spec).iter().filter_map(|name| Some(fs::metadata(spec.to.folder().join(name)).ok()?.len())).sum()
-}
-
-/// The file name of a shard of a numbered set.
-pub fn shard_name(set: &str, number: usize) -> String {
-    format!("{set}-{number:06}.tar")
 }
 
 fn fingerprint(spec: &SetSpec) -> String {
@@ -456,17 +463,15 @@ fn fingerprint(spec: &SetSpec) -> String {
 /// Parts of a set that several processes write have a state each, named after their first shard.
 fn state_path(spec: &SetSpec) -> PathBuf {
     let name = match &spec.split {
-        Split::Numbered { .. } => &spec.name,
+        Split::Numbered { .. } | Split::Even { .. } => &spec.name,
         Split::Named(names) => names.first().unwrap_or(&spec.name),
     };
     spec.to.folder().join(format!("{}.unfinished.jsonl", name.strip_suffix(".tar").unwrap_or(name)))
 }
 
 fn dropped_path(spec: &SetSpec) -> PathBuf {
-    spec.to.folder().join(match spec.split {
-        Split::Numbered { .. } => format!("{}.dropped.jsonl", spec.name),
-        Split::Named(_) => "dropped.jsonl".into(),
-    })
+    let own = spec.split.is_numbered().then(|| format!("{}.dropped.jsonl", spec.name));
+    spec.to.folder().join(own.unwrap_or_else(|| "dropped.jsonl".into()))
 }
 
 /// Other shards than `own` in the places of the set's are nobody's to write over unasked.
@@ -485,8 +490,8 @@ fn refuse_shards(spec: &SetSpec, own: &BTreeSet<String>) -> Result<(), WriteErro
     }
     // A store is asked for the first shard that would be written, and for each of the others as it is begun.
     let names = match (&spec.split, spec.to.away()) {
-        (Split::Numbered { .. }, None) => numbered(spec),
-        (Split::Numbered { .. }, Some(_)) => vec![shard_name(&spec.name, own.len())],
+        (Split::Numbered { .. } | Split::Even { .. }, None) => numbered(spec),
+        (Split::Numbered { .. } | Split::Even { .. }, Some(_)) => vec![shard_name(&spec.name, own.len())],
         (Split::Named(names), away) => {
             let is_asked = |name: &&String| away.is_none() || !own.contains(*name);
             names.iter().filter(is_asked).take(if away.is_some() { 1 } else { usize::MAX }).cloned().collect()
@@ -499,13 +504,6 @@ fn refuse_shards(spec: &SetSpec, own: &BTreeSet<String>) -> Result<(), WriteErro
 /// When there is a file of this name.
 fn refuse(to: &Destination, name: &str) -> Result<(), WriteError> {
     if to.has(name)? { Err(WriteError::Exists { path: to.path(name) }) } else { Ok(()) }
-}
-
-/// Whether a file has the name of a shard of a numbered set.
-pub fn is_shard_of(set: &str, file: &Path) -> bool {
-    let name = file.file_name().and_then(|name| name.to_str());
-    let number = name.and_then(|name| name.strip_prefix(set)?.strip_prefix('-')?.strip_suffix(".tar"));
-    number.is_some_and(|number| number.len() >= 6 && number.bytes().all(|digit| digit.is_ascii_digit()))
 }
 
 /// Shards of a numbered set that are in the folder, in order.

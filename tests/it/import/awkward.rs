@@ -1,8 +1,10 @@
 //! Sources that are none: one clear line each, and nothing that looks whole.
 
 use std::fs::{self, File};
+use std::process::Command;
 
 use saccade::shard::import::{Import, Part, Unread, Wanted};
+use serde_json::Value;
 
 use super::{Place, image, shards, tar_of};
 use crate::saccade::{at, finish, saccade};
@@ -86,9 +88,9 @@ fn an_archive_that_shrinks_while_it_is_read_stops_the_import() {
         part: Part::WHOLE,
     };
     let mut import = Import::open(&wanted).unwrap();
-    let first = import.next_item().unwrap().unwrap();
-    assert_eq!((first.key().as_str(), first.label, first.read().unwrap()), ("a", Some(0), picture));
-    let second = import.next_item().unwrap().unwrap();
+    let first = import.next_item().unwrap().unwrap().item;
+    assert_eq!((first.key().as_str(), first.label, first.read().unwrap()), ("n01/a", Some(0), picture));
+    let second = import.next_item().unwrap().unwrap().item;
     File::options().write(true).open(&path).unwrap().set_len(2_000).unwrap();
     let Err(Unread::Source(error)) = second.read() else { panic!("{second:?} was read") };
     assert!(error.to_string().contains("train.tar: changed or was cut while it was read"), "{error}");
@@ -109,7 +111,7 @@ fn a_file_of_another_length_than_it_was_found_with_is_no_sample() {
     };
     for length in [10, 100_000] {
         let mut import = Import::open(&wanted).unwrap();
-        let found = import.next_item().unwrap().unwrap();
+        let found = import.next_item().unwrap().unwrap().item;
         File::options().write(true).open(place.path("tree/a.jpg")).unwrap().set_len(length).unwrap();
         let Err(Unread::Sample { reason, .. }) = found.read() else { panic!("{found:?} was read") };
         assert_eq!(reason, "changed");
@@ -182,4 +184,64 @@ fn wrong_usage_exits_with_2() {
     for arguments in cases {
         finish(saccade(&["shards", "import"]).args(arguments), 2);
     }
+}
+
+#[test]
+fn damaged_pictures_are_left_out_as_far_as_is_asked_and_listed() {
+    let place = Place::new();
+    let bad = ["truncated_half.jpg", "bitflips.jpg", "empty.jpg", "text.jpg", "truncated_header.jpg", "zeros.jpg"];
+    for name in bad.iter().chain(&["grey.jpg", "progressive.jpg", "alpha.png", "webp_named.jpg"]) {
+        place.write(&format!("in/a/{name}"), image(name));
+    }
+    // A picture whose end is there and whose middle is not.
+    let mut damaged = image("baseline_420.jpg");
+    let middle = damaged.len() / 2;
+    // All ones, which is no code of any picture.
+    damaged[middle..middle + 40].chunks_mut(2).for_each(|pair| pair.copy_from_slice(&[0xFF, 0]));
+    place.write("in/a/middle.jpg", damaged);
+    let dropped = |out: &str, more: &[&str]| -> Vec<String> {
+        place.import_unverified("in", out, &[&["--name", "s"], more].concat());
+        let list = fs::read_to_string(place.path(out).join("s.dropped.jsonl")).unwrap();
+        let key = |line: &str| serde_json::from_str::<Value>(line).unwrap()["key"].as_str().unwrap().to_owned();
+        list.lines().map(key).collect()
+    };
+    let usual = dropped("usual", &[]);
+    for key in ["empty", "text", "truncated_half", "truncated_header", "zeros"] {
+        assert!(usual.contains(&format!("a/{key}")), "{key}: {usual:?}");
+    }
+    let checked = dropped("checked", &["--check-images"]);
+    assert!(usual.iter().all(|key| checked.contains(key)) && checked.contains(&"a/middle".to_owned()), "{checked:?}");
+    assert!(!usual.contains(&"a/middle".to_owned()), "{usual:?}");
+    // What is left decodes to the last pixel.
+    finish(&mut saccade(&["shards", "verify", &format!("{}/*.tar", at(&place.path("checked")))]), 0);
+    let kept: Vec<_> = place.samples("checked").into_iter().map(|sample| sample.key).collect();
+    for key in ["a/alpha", "a/grey", "a/progressive", "a/webp_named"] {
+        assert!(kept.contains(&key.to_owned()), "{kept:?}");
+    }
+}
+
+#[test]
+fn a_disk_that_is_full_ends_an_import_with_one_line_and_nothing_that_looks_whole() {
+    let place = Place::new();
+    for number in 0..30 {
+        place.write(&format!("in/a/{number:02}.jpg"), image("grey.jpg"));
+    }
+    place.write("in/b/large.ppm", [b"P6\n300 300\n255\n".to_vec(), vec![9; 300 * 300 * 3]].concat());
+    let (source, out) = (place.path("in"), place.path("out"));
+    // A file that would be larger than 100 KiB is refused, and its writer told.
+    let limited = "trap '' XFSZ; ulimit -f 100; exec \"$0\" \"$@\"";
+    let mut command = Command::new("bash");
+    command.args(["-c", limited, env!("CARGO_BIN_EXE_saccade"), "shards", "import", at(&source), "--out", at(&out)]);
+    let said = command.args(["--samples", "10", "--name", "s"]).output().unwrap();
+    let said_text = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert_eq!(said.status.code(), Some(1), "{said_text}");
+    let errors: Vec<&str> = said_text.lines().filter(|line| line.starts_with("error")).collect();
+    assert!(errors.len() == 1 && errors[0].contains("s-000003.tar"), "{said_text}");
+    let left: Vec<_> = shards(&out).iter().map(|shard| shard.file_name().unwrap().to_owned()).collect();
+    assert_eq!(left, ["s-000000.tar", "s-000001.tar", "s-000002.tar"]);
+    assert!(
+        !fs::read_dir(&out).unwrap().flatten().any(|file| file.path().extension().is_some_and(|end| end == "part"))
+    );
+    place.import("in", "out", &["--samples", "10", "--name", "s"]);
+    assert_eq!(place.samples("out").len(), 31);
 }

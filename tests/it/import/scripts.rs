@@ -1,12 +1,14 @@
 //! The scripts around the verbs: sets from folders of sources, called twice; shares as processes of their own.
 
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use serde_json::Value;
 
-use super::{Place, image, shards, tar_of};
+use super::{Place, Sample, image, samples, shards, tar_of};
 use crate::saccade::{at, root};
 
 fn script(name: &str, arguments: &[&str]) -> Command {
@@ -62,19 +64,70 @@ fn folders_of_classes_have_the_same_numbers_in_both_sets() {
 #[test]
 fn shards_of_others_are_decoded_where_they_are_not_yet() {
     let place = Place::new();
-    for number in 0..3 {
-        let name = format!("in/imagenet1k-train-{number:04}.tar");
-        place.write(
-            &name,
-            tar_of(&[(&format!("k{number}.jpg"), &image("grey.jpg")), (&format!("k{number}.cls"), b"5")]),
-        );
+    let source = samples(&root().join("shards/fashion-validation-000000.tar"));
+    // As timm/imagenet-1k-wds has them: keys of ImageNet's, `cls`, `jpg`, `json`, of both splits.
+    for (number, some) in source[..64].chunks(16).enumerate() {
+        let split = if number < 3 { format!("train-{number:04}") } else { "validation-00".into() };
+        let member = |(place, sample): (usize, &Sample)| {
+            let (key, label) = (format!("n0144076{number}_{place}"), sample.label.unwrap().to_string());
+            let json = format!("{{\"label\": {label}, \"width\": 28, \"height\": 28, \"filename\": \"{key}.JPEG\"}}");
+            let files = [("cls", label.into_bytes()), ("jpg", sample.image.clone()), ("json", json.into_bytes())];
+            files.map(|(ending, data)| (format!("{key}.{ending}"), data))
+        };
+        let files: Vec<(String, Vec<u8>)> = some.iter().enumerate().flat_map(member).collect();
+        let files: Vec<(&str, &[u8])> = files.iter().map(|(name, data)| (name.as_str(), data.as_slice())).collect();
+        place.write(&format!("in/imagenet1k-{split}.tar"), tar_of(&files));
     }
     let (from, out) = (place.path("in"), place.path("out"));
     run(&mut script("reshard-timm-wds", &[at(&from), at(&out)]), 0);
-    assert_eq!(shards(&out).len(), 3);
+    assert_eq!(shards(&out).len(), 4);
     fs::remove_file(&shards(&out)[1]).unwrap();
     run(&mut script("reshard-timm-wds", &[at(&from), at(&out)]), 0);
-    assert!(place.samples("out").iter().all(|sample| sample.extension == "ppm" && sample.label == Some(5)));
+    let made = place.samples("out");
+    let labels = |all: &[Sample]| all.iter().map(|sample| sample.label).collect::<Vec<_>>();
+    assert!(made.iter().all(|sample| sample.extension == "ppm"));
+    assert_eq!(labels(&made), labels(&source[..64]));
+    place.trains("out");
+    let copied = place.path("copied");
+    run(&mut script("reshard-timm-wds", &[at(&from), at(&copied), "--strip-exif"]), 0);
+    for (before, after) in shards(&from).iter().zip(shards(&copied)) {
+        assert!(members(before) == members(&after), "{}: its json is there, and all else", after.display());
+    }
+}
+
+/// Names and bytes of all members.
+fn members(shard: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut tar = tar::Archive::new(fs::File::open(shard).unwrap());
+    let member = |entry: std::io::Result<tar::Entry<'_, fs::File>>| {
+        let (mut entry, mut data) = (entry.unwrap(), Vec::new());
+        entry.read_to_end(&mut data).unwrap();
+        (entry.path().unwrap().into_owned(), data)
+    };
+    tar.entries().unwrap().map(member).collect()
+}
+
+#[test]
+fn a_damaged_picture_is_left_out_and_what_cannot_be_verified_stops_no_other_set() {
+    let place = Place::new();
+    for name in ["train/ant/1.jpg", "train/bee/1.jpg", "val/bee/2.jpg"] {
+        place.write(&format!("in/{name}"), image("grey.jpg"));
+    }
+    place.write("in/train/ant/cut.jpg", image("truncated_half.jpg"));
+    let (from, out) = (place.path("in"), place.path("out"));
+    run(&mut script("reshard-imagefolder", &[at(&from), at(&out)]), 0);
+    assert!(fs::read_to_string(out.join("train.dropped.jsonl")).unwrap().contains("ant/cut"));
+    let mut damaged = image("baseline_420.jpg");
+    let middle = damaged.len() / 2;
+    // All ones, which is no code of any picture.
+    damaged[middle..middle + 40].chunks_mut(2).for_each(|pair| pair.copy_from_slice(&[0xFF, 0]));
+    place.write("in/train/ant/middle.jpg", damaged);
+    let other = place.path("other");
+    let said = run(&mut script("reshard-imagefolder", &[at(&from), at(&other)]), 1);
+    assert!(said.contains("train: is not sound") && said.contains("--check-images"), "{said}");
+    assert!(other.join("validation.json").exists(), "{said}");
+    run(&mut script("reshard-imagefolder", &[at(&from), at(&other), "--check-images", "--force"]), 0);
+    let labels: Vec<_> = place.samples("other").iter().map(|sample| sample.label.unwrap()).collect();
+    assert_eq!(labels, [0, 1, 1]);
 }
 
 /// Kills whatever writes a file of more than 60 KiB.
@@ -161,6 +214,8 @@ fn shares_are_together_the_set_and_the_last_verifies_it() {
     for number in 0..10 {
         place.write(&format!("tree/c{}/{number}.jpg", number % 3), image("grey.jpg"));
     }
+    // Of the same name but for the ending, and in another share than the first.
+    place.write("tree/c1/1.png", image("grey.jpg"));
     let (tree, out) = (place.path("tree"), place.path("out"));
     let import = |variables: &[(&str, &str)]| {
         let mut command = share(&["import", at(&out), "train", at(&tree)]);
@@ -176,7 +231,7 @@ fn shares_are_together_the_set_and_the_last_verifies_it() {
         assert!(process.wait().unwrap().success());
     }
     let report: Value = serde_json::from_slice(&fs::read(out.join("verified.json")).unwrap()).unwrap();
-    assert_eq!((&report["samples"], &report["checksums"]), (&Value::from(10), &Value::from(3)));
+    assert_eq!((&report["samples"], &report["checksums"]), (&Value::from(11), &Value::from(3)));
     place.import("tree", "whole", &[]);
     assert_eq!(place.samples("out"), place.samples("whole"));
     run(&mut import(&slurm), 0);
@@ -186,7 +241,7 @@ fn shares_are_together_the_set_and_the_last_verifies_it() {
         let mut command = share(&["reshard", at(&decoded), at(&out), "--decode", "max-side=20"]);
         run(command.env("SHARE", number).env("SHARES", "2"), 0);
     }
-    assert_eq!(place.samples("decoded").len(), 10);
+    assert_eq!(place.samples("decoded").len(), 11);
     assert!(decoded.join("verified.json").exists());
 }
 
@@ -257,5 +312,10 @@ fn every_script_says_how_it_is_used() {
         assert!(help.contains(&format!("Usage: scripts/{name} ")), "{help}");
         assert!(!help.contains("set -euo"), "{help}");
         assert_eq!(run(&mut script(name, &[]), 2), help);
+    }
+    for name in ["make-sample-shards", "fetch-cifar10"] {
+        let help = run(&mut script(name, &["--help"]), 0);
+        assert!(help.contains(&format!("Usage: scripts/{name} ")) && !help.contains("set -euo"), "{help}");
+        assert!(run(&mut script(name, &["--nothing"]), 2).contains("--nothing: no such option"));
     }
 }

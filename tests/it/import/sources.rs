@@ -1,12 +1,13 @@
 //! Each form of source: which samples come of it, and with which labels.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::symlink;
 
 use serde_json::json;
 
 use super::{Place, Sample, image, samples, tar_of};
-use crate::saccade::{at, column, finish, root, saccade, small};
+use crate::saccade::{at, finish, root, saccade};
 
 /// ImageNet's training archive in small: class tars in no order, a CMYK JPEG and a PNG by the name of a JPEG among the
 /// pictures, as in the real one.
@@ -72,7 +73,7 @@ fn tars_beside_class_tars_are_no_classes() {
     place.write("in/n002.tar", tar_of(&[("a.jpg", &picture)]));
     place.write("in/n001.tar", tar_of(&[("b.jpg", &picture)]));
     place.write("in/ILSVRC2012_img_val.tar", tar_of(&[("ILSVRC2012_val_00000001.JPEG", &picture)]));
-    let expected = [("b".to_owned(), Some(0)), ("a".to_owned(), Some(1))];
+    let expected = [("n001/b".to_owned(), Some(0)), ("n002/a".to_owned(), Some(1))];
     for (out, more) in [("told", &[][..]), ("said", &["--kind", "imagenet-train"])] {
         let account = place.import("in", out, more);
         assert_eq!(account["passed_over"], json!({ "other_tar": 1 }));
@@ -83,7 +84,7 @@ fn tars_beside_class_tars_are_no_classes() {
     let names = place.write("names.txt", "n002\nfish\n");
     let account = place.import("in", "named", &["--kind", "imagenet-train", "--classes", at(&names)]);
     assert_eq!(account["passed_over"], json!({ "other_tar": 2 }));
-    assert_eq!(place.labels("named"), [("c".to_owned(), Some(1)), ("a".to_owned(), Some(0))]);
+    assert_eq!(place.labels("named"), [("fish/c".to_owned(), Some(1)), ("n002/a".to_owned(), Some(0))]);
 }
 
 /// The first ten lines of the kit's ground truth, and the labels that everybody else gives these pictures.
@@ -227,7 +228,7 @@ fn samples_of_like_names_get_different_keys() {
     place.write("train.tar", tar_of(&[("n001.tar", &class), ("n002.tar", &class), ("n003.tar", &class)]));
     let account = place.import("train.tar", "tars", &[]);
     assert_eq!(account["dropped"], json!({ "duplicate_key": 3 }));
-    let expected = [("1", 0), ("1_jpg", 1), ("1_jpg_2", 2)].map(|(key, label)| (key.to_owned(), Some(label)));
+    let expected = [("n001/1", 0), ("n002/1", 1), ("n003/1", 2)].map(|(key, label)| (key.to_owned(), Some(label)));
     assert_eq!(place.labels("tars"), expected);
 }
 
@@ -244,23 +245,56 @@ fn a_plain_folder_gives_samples_without_labels() {
     assert!(!place.path("out/pictures-classes.txt").exists());
 }
 
+/// Images, each with its label, in no order that the source need keep.
+fn pairs(all: &[Sample]) -> Vec<(Vec<u8>, Option<u32>)> {
+    let mut all: Vec<_> = all.iter().map(|sample| (sample.image.clone(), sample.label)).collect();
+    all.sort();
+    all
+}
+
 #[test]
-fn what_is_imported_trains_and_is_scored_by_its_labels() {
+fn what_is_imported_of_every_source_has_its_labels_and_trains() {
     let place = Place::new();
     let source = samples(&root().join("shards/fashion-validation-000000.tar"));
-    for sample in &source {
-        place.write(&format!("tree/{}/{}.JPEG", sample.label.unwrap(), sample.key.replace('/', "-")), &sample.image);
+    // Two batches.
+    let source = &source[..64];
+    let classes: BTreeSet<u32> = source.iter().filter_map(|sample| sample.label).collect();
+    assert_eq!(classes.into_iter().collect::<Vec<_>>(), (0..10).collect::<Vec<_>>(), "all are among them");
+    let named = |sample: &Sample| sample.key.replace('/', "-");
+    let (mut tars, mut list, mut truth) = (vec![Vec::new(); 10], String::from("path,label\n"), String::new());
+    for (number, sample) in source.iter().enumerate() {
+        let label = sample.label.unwrap();
+        place.write(&format!("tree/{label}/{}.JPEG", named(sample)), &sample.image);
+        tars[label as usize].push((format!("n0{label}_{number}.JPEG"), sample.image.as_slice()));
+        list += &format!("tree/{label}/{}.JPEG,{label}\n", named(sample));
+        truth += &format!("{}\n", label + 1);
     }
-    place.import("tree", "out", &["--name", "mine", "--samples", "100", "--shuffle", "3"]);
-    let labels = |all: &[Sample]| {
-        let mut all: Vec<_> = all.iter().map(|sample| (sample.image.clone(), sample.label)).collect();
-        all.sort();
-        all
+    let borrowed = |files: &[(String, &[u8])]| {
+        let files: Vec<(&str, &[u8])> = files.iter().map(|(name, data)| (name.as_str(), *data)).collect();
+        tar_of(&files)
     };
-    assert_eq!(labels(&place.samples("out")), labels(&source));
-    let shards = format!("{}/mine-*.tar", place.path("out").display());
-    let run = place.path("run");
-    let data = ["train", "validation"].map(|split| format!("data.{split}={shards}"));
-    finish(small(&mut saccade(&["train", "pipelines/quickstart.toml", "--out", at(&run)]), &[&data[0], &data[1]]), 0);
-    assert_eq!(column(&run.join("steps.jsonl"), "loss").len(), source.len() / 32);
+    let tars: Vec<(String, Vec<u8>)> =
+        tars.iter().enumerate().map(|(label, files)| (format!("n0{label}.tar"), borrowed(files))).collect();
+    let tars: Vec<(String, &[u8])> = tars.iter().map(|(name, data)| (name.clone(), data.as_slice())).collect();
+    place.write("archive.tar", borrowed(&tars));
+    let flat: Vec<(String, &[u8])> =
+        (1..).zip(source).map(|(number, sample)| (format!("val_{number:08}.JPEG"), sample.image.as_slice())).collect();
+    place.write("flat.tar", borrowed(&flat));
+    place.write("list.csv", list);
+    place.write("truth.txt", truth);
+    place.write("synsets.txt", (0..10).map(|label| format!("n0{label}\n")).collect::<String>());
+    let (truth, synsets) = (place.path("truth.txt"), place.path("synsets.txt"));
+    let flat = ["--ground-truth", at(&truth), "--synsets", at(&synsets)];
+    for (from, more) in
+        [("tree", &["--shuffle", "3"][..]), ("archive.tar", &[]), ("flat.tar", &flat), ("list.csv", &[])]
+    {
+        let out = format!("out-{from}");
+        place.import(from, &out, &[&["--name", "mine", "--samples", "40"], more].concat());
+        assert_eq!(pairs(&place.samples(&out)), pairs(source), "{from}");
+        place.trains(&out);
+    }
+    let out = place.path("plain");
+    finish(&mut saccade(&["shards", "import", at(&place.path("tree")), "--kind", "folder", "--out", at(&out)]), 0);
+    assert!(place.samples("plain").iter().all(|sample| sample.label.is_none()));
+    place.trains("plain");
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::SystemTime;
 
-use super::{Place, Sample, image, shards};
+use super::{Place, Sample, image, shards, tar_of};
 use crate::saccade::{at, finish, root, saccade};
 
 /// Forty small pictures in four classes.
@@ -62,6 +62,38 @@ fn parts_are_together_the_whole() {
             all.extend(place.samples(&out));
         }
         assert_eq!(all, place.samples(&folder));
+    }
+}
+
+#[test]
+fn a_part_has_the_keys_that_the_whole_has_though_names_repeat() {
+    let place = Place::new();
+    let picture = image("grey.jpg");
+    let class = tar_of(&[("1.jpg", &picture), ("1.png", &picture), ("2.jpg", &picture)]);
+    place.write("classes.tar", tar_of(&[("n001.tar", &class), ("n002.tar", &class), ("n003.tar", &class)]));
+    let names = ["v_1.jpg", "v_1.png", "v_1.webp", "v_2.jpg", "v_2.png"];
+    place.write("flat.tar", tar_of(&names.map(|name| (name, picture.as_slice()))));
+    names.iter().for_each(|name| drop(place.write(&format!("folder/{name}"), &picture)));
+    place.write("list.csv", names.map(|name| format!("folder/{name},1\n")).concat());
+    let truth = place.write("truth.txt", "1\n2\n3\n4\n5\n");
+    let truth = ["--ground-truth", at(&truth)];
+    for (source, samples, more) in
+        [("classes.tar", 9, &[][..]), ("flat.tar", 5, &truth), ("folder", 5, &[]), ("list.csv", 5, &[])]
+    {
+        for shuffle in [&[][..], &["--shuffle", "5"]] {
+            let more = [more, shuffle].concat();
+            let whole = format!("{source}-{}", shuffle.len());
+            place.import(source, &whole, &more);
+            let mut all = Vec::new();
+            for part in 0..3 {
+                let out = format!("{whole}-{part}");
+                place.import(source, &out, &[&["--part", &format!("{part}/3")], &more[..]].concat());
+                all.extend(place.samples(&out));
+            }
+            let expected = sorted(place.samples(&whole));
+            assert_eq!(expected.len(), samples, "{whole}");
+            assert_eq!(sorted(all), expected, "{whole}");
+        }
     }
 }
 

@@ -231,6 +231,70 @@ fn a_key_in_two_shards_is_refused_or_taken_once() {
 }
 
 #[test]
+fn shards_of_the_same_names_have_no_key_twice_either() {
+    let place = Place::new();
+    let sample = |key: &str, seed: u32| (format!("{key}.png"), png(&picture(4, 4, seed)));
+    let one = place.write("in/a.tar", &vec![sample("x", 1), sample("y", 2)]);
+    let two = place.write("in/b.tar", &vec![sample("y", 3), sample("z", 4)]);
+    let shards = [one, two];
+    let error = reshard(&place.copied(&shards, "out"), &mut |_| {}).unwrap_err().to_string();
+    assert!(error.contains("key `y`") && error.contains("--duplicates first"), "{error}");
+    assert!(!place.path("out").exists());
+    let layout = Layout { duplicates: Duplicates::First, ..Layout::default() };
+    let account = make(&Reshard { layout, ..place.copied(&shards, "out") });
+    assert_eq!(account.dropped, BTreeMap::from([("duplicate".to_owned(), 1)]));
+    assert_eq!(members(&place.path("out/a.tar")), [sample("x", 1), sample("y", 2)]);
+    assert_eq!(members(&place.path("out/b.tar")), [sample("z", 4)]);
+}
+
+#[test]
+fn as_many_shards_are_made_as_are_asked_for() {
+    let place = Place::new();
+    let read = three(&place, 100);
+    let sizes = |name: &str, out: &str| -> Vec<usize> {
+        let keys = |members: &Members| members.iter().map(|(name, _)| key(name)).collect::<BTreeSet<_>>().len();
+        set(&place.path(out), name).iter().map(keys).collect()
+    };
+    let layout =
+        |shards: u64| Layout { shards: Some(shards), name: Some("s".into()), shuffle: Some(7), ..Layout::default() };
+    for shards in [1, 3, 7, 40, 99, 100] {
+        let out = format!("out-{shards}");
+        make(&Reshard { layout: layout(shards), ..place.copied(&read, &out) });
+        let sizes = sizes("s", &out);
+        let (least, most) = (sizes.iter().min().unwrap(), sizes.iter().max().unwrap());
+        assert_eq!((sizes.len() as u64, sizes.iter().sum::<usize>()), (shards, 100), "{sizes:?}");
+        assert!(most - least <= 1, "{sizes:?}");
+    }
+    let one = Reshard { workers: 1, layout: layout(7), ..place.copied(&read, "one") };
+    make(&one);
+    assert_eq!(set(&place.path("one"), "s"), set(&place.path("out-7"), "s"), "for any number of workers");
+    let error = reshard(&Reshard { layout: layout(101), ..place.copied(&read, "none") }, &mut |_| {}).unwrap_err();
+    assert!(error.to_string().contains("give --shards a number up to 100"), "{error}");
+    assert!(!place.path("none/s-000000.tar").exists());
+    let split = Layout { held_out: Some("0.3".parse().unwrap()), ..layout(6) };
+    let account = make(&Reshard { layout: split, ..place.copied(&read, "split") });
+    let (train, held_out) = (sizes("s-train", "split"), sizes("s-held-out", "split"));
+    assert_eq!((train.len(), train.iter().chain(&held_out).sum::<usize>()), (6, 100), "{account:?}");
+    let most = train.iter().max().unwrap();
+    assert!(held_out.len() > 1 && held_out.iter().all(|size| size <= most), "{train:?} and {held_out:?}");
+}
+
+#[test]
+fn what_is_left_out_is_missing_from_its_own_shard_alone() {
+    let place = Place::new();
+    let sample = |number: u32| {
+        let image = if number % 3 == 0 { b"no picture".to_vec() } else { png(&picture(4, 4, number)) };
+        (format!("k{number:02}.png"), image)
+    };
+    let read = [place.write("in/a.tar", &(0..24).map(sample).collect())];
+    let layout = Layout { shards: Some(4), name: Some("s".into()), ..Layout::default() };
+    let account = make(&Reshard { layout, ..place.copied(&read, "out") });
+    assert_eq!((account.shards_out, account.samples_out), (4, 16));
+    let sizes: Vec<usize> = set(&place.path("out"), "s").iter().map(Vec::len).collect();
+    assert_eq!(sizes, [4, 4, 4, 4]);
+}
+
+#[test]
 fn names_come_from_what_is_read_unless_given() {
     let place = Place::new();
     let sample = |key: &str| vec![(format!("{key}.png"), png(&picture(4, 4, 1)))];
