@@ -46,9 +46,9 @@ pub struct ReshardArgs {
     #[arg(long, value_name = "BYTES", value_parser = size, help_heading = "Shards")]
     size: Option<u64>,
     /// As many shards, with as many samples each as may be; a set that is held out gets as many as make them as large
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), conflicts_with_all = ["samples", "size"],
+    #[arg(long = "shards", value_name = "N", value_parser = clap::value_parser!(u64).range(1..), conflicts_with_all = ["samples", "size"],
         help_heading = "Shards")]
-    shards: Option<u64>,
+    shards_out: Option<u64>,
     /// Puts all samples into one order, drawn by this seed
     #[arg(long, value_name = "SEED", help_heading = "Shards")]
     shuffle: Option<u64>,
@@ -153,7 +153,7 @@ impl ReshardArgs {
             DuplicatesArg::Refused => Duplicates::Refused,
             DuplicatesArg::First => Duplicates::First,
         };
-        let Self { name, samples, size, shards, shuffle, held_out, .. } = self;
+        let Self { name, samples, size, shards_out: shards, shuffle, held_out, .. } = self;
         let layout = Layout { name, most_samples: samples, most_bytes: size, shards, shuffle, held_out, duplicates };
         let Self { classes, keys, per_class, memory, force, .. } = self;
         let pick = Pick { classes, keys, per_class };

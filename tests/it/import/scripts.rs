@@ -264,8 +264,51 @@ fn a_task_that_is_submitted_again_alone_stays_the_share_it_was() {
     assert!(run(&mut task("0", "2"), 0).contains("all 2 shares are done and sound"));
     let names: Vec<_> = shards(&out).iter().map(|shard| shard.file_name().unwrap().to_owned()).collect();
     assert_eq!(names, ["train-0000-000000.tar", "train-0001-000000.tar"]);
-    let head = fs::read_to_string(root().join("scripts/cluster/import.slurm")).unwrap();
-    assert!(head.contains("--array=0-15") && head.contains("SHARES=${SHARES:-16}"));
+}
+
+#[test]
+fn the_files_for_slurm_and_kubernetes_start_the_shares() {
+    let place = Place::new();
+    for number in 0..4 {
+        place.write(&format!("tree/c/{number}.jpg"), image("grey.jpg"));
+    }
+    let (tree, out) = (place.path("tree"), place.path("out"));
+    let slurm = fs::read_to_string(root().join("scripts/cluster/share.slurm")).unwrap();
+    assert!(slurm.contains("#SBATCH --array=0-15") && slurm.contains("SHARES=${SHARES:-16}"));
+    // Slurm runs a copy of the file, in the folder from which it was submitted.
+    let copy = place.write("spool/slurm_script", slurm);
+    let slurm = |words: &[&str], share: &str, shares: &str| {
+        let mut command = Command::new("bash");
+        command.arg(&copy).args(words).current_dir(place.path("spool")).env("SLURM_SUBMIT_DIR", root());
+        command.env("SACCADE", env!("CARGO_BIN_EXE_saccade")).env("SLURM_ARRAY_TASK_ID", share);
+        run(command.env("SHARES", shares), 0)
+    };
+    for share in ["0", "1"] {
+        slurm(&["import", at(&out), "train", at(&tree)], share, "2");
+    }
+    let decoded = place.path("decoded");
+    slurm(&["reshard", at(&decoded), at(&out), "--decode", "max-side=20"], "0", "1");
+    assert_eq!((place.samples("out").len(), place.samples("decoded").len()), (4, 4));
+
+    let job = fs::read_to_string(root().join("scripts/cluster/share-job.yaml")).unwrap();
+    let value = |key: &str| {
+        let lines = job.lines().filter_map(|line| line.trim_start().strip_prefix(key));
+        lines.map(str::trim).next().unwrap_or_else(|| panic!("no {key}")).to_owned()
+    };
+    assert_eq!((value("completionMode:"), value("parallelism:")), ("Indexed".into(), value("completions:")));
+    assert_eq!(value("- { name: SHARES, value:"), format!("\"{}\" }}", value("completions:")));
+    let words: Vec<String> = serde_json::from_str(&value("command:")).unwrap();
+    let (program, words) = words.split_first().unwrap();
+    let other = place.path("other");
+    let words = words.iter().map(|word| match word.as_str() {
+        "/out" => at(&other),
+        "/in/ILSVRC2012_img_train.tar" => at(&tree),
+        word => word,
+    });
+    let mut pod = Command::new(root().join(program.strip_prefix("/saccade/").unwrap()));
+    pod.args(words).env("SACCADE", env!("CARGO_BIN_EXE_saccade")).env("JOB_COMPLETION_INDEX", "0").env("SHARES", "1");
+    run(&mut pod, 0);
+    assert_eq!(place.samples("other").len(), 4);
 }
 
 #[test]

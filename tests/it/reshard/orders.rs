@@ -14,7 +14,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::{Members, Place, members, mixed, picture, png};
-use crate::saccade::at;
+use crate::saccade::{at, finish, saccade};
 
 fn make(wanted: &Reshard) -> Account {
     let account = reshard(wanted, &mut |_| {}).unwrap();
@@ -265,6 +265,12 @@ fn as_many_shards_are_made_as_are_asked_for() {
         assert_eq!((sizes.len() as u64, sizes.iter().sum::<usize>()), (shards, 100), "{sizes:?}");
         assert!(most - least <= 1, "{sizes:?}");
     }
+    // As it is typed.
+    let typed = place.path("typed");
+    let mut command = saccade(&["shards", "reshard", "--shards", "7", "--shuffle", "7", "--name", "s"]);
+    finish(command.args(&read).args(["--out", at(&typed)]), 0);
+    assert_eq!(set(&typed, "s"), set(&place.path("out-7"), "s"));
+    finish(saccade(&["shards", "reshard", "--shards", "7", "--samples", "7", "--out", at(&typed)]).args(&read), 2);
     let one = Reshard { workers: 1, layout: layout(7), ..place.copied(&read, "one") };
     make(&one);
     assert_eq!(set(&place.path("one"), "s"), set(&place.path("out-7"), "s"), "for any number of workers");
@@ -408,6 +414,13 @@ proptest! {
             prop_assert_eq!(own, before);
         }
         prop_assert!(per_class.is_none_or(|most| counts.values().all(|count| *count <= most)));
+        if least.is_none() {
+            let mut there = BTreeMap::new();
+            samples.iter().filter(|sample| by_index(sample)).for_each(|sample| *there.entry(sample.1).or_insert(0) += 1);
+            let expected: BTreeMap<_, u64> =
+                there.into_iter().map(|(label, count): (_, u64)| (label, count.min(per_class.unwrap_or(count)))).collect();
+            prop_assert_eq!(&counts, &expected, "as many of each class as there are, and no more than are asked for");
+        }
         if per_class.is_none() && least.is_none() {
             prop_assert_eq!(taken.len(), candidates);
         }
