@@ -289,7 +289,7 @@ fn as_many_shards_are_made_as_are_asked_for() {
 fn what_is_left_out_is_missing_from_its_own_shard_alone() {
     let place = Place::new();
     let sample = |number: u32| {
-        let image = if number % 3 == 0 { b"no picture".to_vec() } else { png(&picture(4, 4, number)) };
+        let image = if number.is_multiple_of(3) { b"no picture".to_vec() } else { png(&picture(4, 4, number)) };
         (format!("k{number:02}.png"), image)
     };
     let read = [place.write("in/a.tar", &(0..24).map(sample).collect())];

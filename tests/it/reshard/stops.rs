@@ -168,7 +168,7 @@ fn a_source_that_is_cut_while_it_is_read_is_named_and_what_was_finished_stays() 
     let all: Vec<_> = (0..14).map(sample).collect();
     let shard = place.write("in/a.tar", &all);
     let layout = Layout { most_samples: Some(1), name: Some("n".into()), ..Layout::default() };
-    let wanted = Reshard { workers: 1, layout, ..place.copied(&[shard.clone()], "out") };
+    let wanted = Reshard { workers: 1, layout, ..place.copied(std::slice::from_ref(&shard), "out") };
     let mut cut = |event: &Event| {
         if let Event::Settled(4) = event {
             File::options().write(true).open(&shard).unwrap().set_len(100_000_000).unwrap();
