@@ -49,10 +49,12 @@ def make(options, to):
     for path in sorted(shrunk.glob("*.tar")):
         with tarfile.open(path) as tar:
             pictures += [tar.extractfile(member).read() for member in tar if member.name.endswith(".jpg")]
-    to.mkdir(parents=True)
+    part = to.with_suffix(".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
     each = -(-options.samples // options.shards)
     for shard in range(options.shards):
-        with tarfile.open(to / f"made-{shard:06d}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+        with tarfile.open(part / f"made-{shard:06d}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
             for number in range(shard * each, min(options.samples, (shard + 1) * each)):
                 picture = pictures[number % len(pictures)]
                 comment = b"%08d" % number
@@ -62,6 +64,7 @@ def make(options, to):
                     member.size = len(data)
                     tar.addfile(member, io.BytesIO(data))
     shutil.rmtree(shrunk)
+    part.rename(to)
 
 
 def call(*words):
@@ -112,6 +115,8 @@ def killed(words, out, shards):
                 time.sleep(0.01)
             if process.wait() == 0:
                 return kills, time.monotonic() - began
+            if process.returncode != -signal.SIGKILL:
+                sys.exit(f"reshard.py: {words} ended with {process.returncode}")
 
 
 def spread(values):
@@ -120,7 +125,8 @@ def spread(values):
 
 def main():
     options = arguments()
-    made, out = options.work / "set", options.work / "out"
+    made = options.work / f"set-{options.samples}-{options.shards}-{options.side}"
+    out = options.work / "out"
     options.work.mkdir(parents=True, exist_ok=True)
     if not made.exists():
         make(options, made)

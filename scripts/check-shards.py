@@ -1,9 +1,9 @@
 """Reads shards by the packages webdataset, wids and DALI, and compares every sample; called by check-shards.
 
-Usage: check-shards.py [--long-names] FOLDER INDEXES [SHARD...]
+Usage: check-shards.py [--long-names] FOLDER INDEXES SAMPLES [SHARD...]
 
-FOLDER holds sets, each with its NAME.json, INDEXES the index that DALI made of each of their shards. All must find what tar
-finds in the SHARDs that the sets were made of, or in the sets themselves when none is given. With --long-names wids is not
+FOLDER holds sets, each with its NAME.json, INDEXES the index that DALI made of each of their shards. All must find so many
+SAMPLES, and what tar finds in the SHARDs that the sets were made of, or in the sets themselves when none is given. With --long-names wids is not
 asked: it knows no PAX records.
 """
 
@@ -90,7 +90,7 @@ def check(what, found, expected):
 
 def main(*words):
     has_long_names = words[0] == "--long-names"
-    folder, indexes, *shards = words[has_long_names:]
+    folder, indexes, wanted, *shards = words[has_long_names:]
     made = sorted(Path(folder).glob("*.tar"))
     expected = by_tar(shards or made)
     check("tarfile", by_tar(made), expected)
@@ -107,11 +107,9 @@ def main(*words):
         check("wids", found, expected)
     found, read = by_dali(made, [Path(indexes) / f"{shard.name}.idx" for shard in made])
     check("DALI", found, expected)
-    if (indexed, read) != (samples, samples):
-        sys.exit(f"check-shards: the wids index counts {indexed} samples, DALI {read}, webdataset {samples}")
+    if {indexed, read, samples} != {int(wanted)}:
+        sys.exit(f"check-shards: the wids index counts {indexed} samples, DALI {read}, webdataset {samples}, and there should be {wanted}")
     readers = "tar, webdataset and DALI" if has_long_names else "tar, webdataset, wids and DALI"
-    if not expected:
-        sys.exit("check-shards: there are no samples")
     print(f"check-shards: {Path(folder).name}: {samples} samples in {len(made)} shards, the same by {readers}")
 
 

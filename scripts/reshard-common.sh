@@ -43,10 +43,13 @@ import() {
     else
         "$saccade" shards import "$@" --out "$out" --name "$name"
     fi
-    # Where classes have names, every sample has one of them.
-    [ ! -s "$out/$name-classes.txt" ] || classes=(--classes "$(wc -l <"$out/$name-classes.txt")")
+    # Where classes have names, every sample has one of them; but test splits of parquet have the names and no labels.
+    if [ -s "$out/$name-classes.txt" ] \
+        && "$saccade" shards list "$out/$name-??????.tar" | grep ' [1-9][0-9]* labels$' >/dev/null; then
+        classes=(--classes "$(wc -l <"$out/$name-classes.txt")")
+    fi
     "$saccade" shards verify "${classes[@]}" "$out/$name-??????.tar" || {
-        echo "$script: $name: is not sound; to leave out what cannot be decoded, call again with --check-images --force" >&2
+        echo "$script: $name: is not sound, see above; if images cannot be decoded, --check-images --force leaves them out" >&2
         unsound=1
     }
 }
@@ -61,6 +64,8 @@ request() {
 each() {
     local list=$1 tar state known=yes mine=()
     shift
+    # Of what is made in several calls none knows the keys of the others.
+    [[ " ${options[*]} " != *" --duplicates"* ]] || fail "--duplicates: is for one call of 'saccade shards reshard'"
     state=$out/$(basename "$(head -n 1 "$list" 2>/dev/null)" .tar).unfinished.jsonl
     if [ ! -e "$list" ]; then
         known='' mine=("$@")

@@ -17,7 +17,7 @@ use crate::telemetry::Telemetry;
 
 /// Plain lines that a whole run prints, about.
 const LINES: u64 = 20;
-/// Where there is no bar, a line is printed no more often.
+/// Where there is no bar, how far a scatter or a verification is is said no more often.
 pub const LINE_EVERY: Duration = Duration::from_secs(10);
 /// How much the latest step counts in the rate shown.
 const RATE_SHARE: f64 = 0.1;

@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::iter;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Instant;
 
@@ -79,22 +80,21 @@ pub enum Step<'a> {
     Began {
         kind: Kind,
         bytes: u64,
-        /// Of these, about, what an earlier call has settled.
-        taken: u64,
         classes: usize,
         kept: usize,
     },
-    /// Bytes of images that were taken so far, with those of an earlier call.
+    /// Bytes of the source that were settled by this call so far, and by those `before` it.
     Taken {
         bytes: u64,
+        before: u64,
     },
     Written(&'a Written),
 }
 
-/// What the writer gets, in order.
+/// What the writer gets, in order; of samples with the bytes that they take in the source.
 enum Outcome {
-    Taken { key: String, label: Option<u32>, extension: &'static str, bytes: Vec<u8> },
-    Dropped(Dropped),
+    Taken { key: String, label: Option<u32>, extension: &'static str, bytes: Vec<u8>, span: u64 },
+    Dropped(Dropped, u64),
     End,
 }
 
@@ -109,8 +109,9 @@ struct Found {
 struct Line {
     import: Import,
     keys: Keys,
-    /// Samples that an earlier call has settled.
+    /// Samples that an earlier call has settled, and the bytes of those that were passed by now.
     skip: u64,
+    skipped: Arc<AtomicU64>,
     ended: bool,
 }
 
@@ -145,15 +146,15 @@ pub fn import(order: &Order, tell: &mut dyn FnMut(Step)) -> Result<Account> {
     let spec = SetSpec { to: to.clone(), name: order.name.clone(), split, request, force: order.force };
     let mut writer = SetWriter::create(&spec, &cache)?;
     let (kept, before) = (writer.kept(), writer.settled());
-    let taken = writer.account().bytes.min(import.bytes);
-    tell(Step::Began { kind, bytes: import.bytes, taken, classes: import.classes.len(), kept });
+    tell(Step::Began { kind, bytes: import.bytes, classes: import.classes.len(), kept });
 
-    let line = Mutex::new(Line { import, keys: Keys::default(), skip: before, ended: false });
-    let taken = take_all(order, &line, &mut writer, tell)?;
+    let skipped = Arc::new(AtomicU64::new(0));
+    let line = Line { import, keys: Keys::default(), skip: before, skipped: Arc::clone(&skipped), ended: false };
+    let line = Mutex::new(line);
+    let taken = take_all(order, &line, &skipped, &mut writer, tell)?;
     let line = line.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let SetAccount { samples, settled, .. } = *writer.account();
-    // A share of few samples may be none.
-    if samples == 0 && (settled > 0 || order.from.part == Part::WHOLE) {
+    // A share of few samples, or of what other shares have, may be none.
+    if writer.account().samples == 0 && order.from.part == Part::WHOLE {
         writer.put_dropped()?;
         let list = writer.dropped_path().display().to_string();
         bail!("{}: no sample could be imported; {list} says why", order.from.source.display());
@@ -181,8 +182,13 @@ pub fn import(order: &Order, tell: &mut dyn FnMut(Step)) -> Result<Account> {
     })
 }
 
-fn take_all(order: &Order, line: &Mutex<Line>, writer: &mut SetWriter, tell: &mut dyn FnMut(Step)) -> Result<u64> {
-    let before = writer.account().bytes;
+fn take_all(
+    order: &Order,
+    line: &Mutex<Line>,
+    skipped: &AtomicU64,
+    writer: &mut SetWriter,
+    tell: &mut dyn FnMut(Step),
+) -> Result<u64> {
     let belt = Belt::new(MOST_WAITING_BYTES + WORKER_BYTES * order.workers as u64);
     thread::scope(|scope| {
         let spawn = |number: usize| {
@@ -190,7 +196,7 @@ fn take_all(order: &Order, line: &Mutex<Line>, writer: &mut SetWriter, tell: &mu
             thread.spawn_scoped(scope, || work(&belt, line, order.check_images)).map(drop)
         };
         let started = (0..order.workers).try_for_each(spawn).context("threads of --workers cannot be started");
-        let written = started.and_then(|()| write_all(&belt, writer, before, tell));
+        let written = started.and_then(|()| write_all(&belt, writer, skipped, tell));
         if written.is_err() {
             writer.save_ended();
         }
@@ -257,21 +263,22 @@ fn classes_file(order: &Order, to: &Destination, classes: &[String]) -> Result<O
     }
 }
 
-/// The one writer, which takes what the workers read; returns the bytes of the images taken, beside those `before`.
+/// The one writer, which takes what the workers read; returns the bytes of the images taken.
 fn write_all(
     belt: &Belt<Vec<Result<Outcome, ImportError>>>,
     writer: &mut SetWriter,
-    before: u64,
+    skipped: &AtomicU64,
     tell: &mut dyn FnMut(Step),
 ) -> Result<u64> {
     /// Telling costs less than writing so much.
     const TOLD_BYTES: u64 = 16 << 20;
-    let (mut taken, mut told) = (0, 0);
+    let (mut taken, mut settled, mut told) = (0, 0, 0);
+    let so_far = |settled: u64| Step::Taken { bytes: settled, before: skipped.load(Relaxed) };
     let mut outcomes = iter::from_fn(|| belt.take()).flatten();
     loop {
         match outcomes.next().context("a worker ended before its work was done")?? {
             Outcome::End => {
-                tell(Step::Taken { bytes: before + taken });
+                tell(so_far(settled));
                 let placed = writer.end_shard()?;
                 placed.iter().for_each(|written| tell(Step::Written(written)));
                 while let Some(written) = writer.place()? {
@@ -279,16 +286,19 @@ fn write_all(
                 }
                 return Ok(taken);
             }
-            Outcome::Dropped(dropped) => writer.drop_sample(dropped)?,
-            Outcome::Taken { key, label, extension, bytes } => {
-                taken += bytes.len() as u64;
+            Outcome::Dropped(dropped, span) => {
+                settled += span;
+                writer.drop_sample(dropped)?;
+            }
+            Outcome::Taken { key, label, extension, bytes, span } => {
+                (taken, settled) = (taken + bytes.len() as u64, settled + span);
                 let label = label.map(|label| label.to_string());
                 let label = label.as_ref().map(|label| ("cls", label.as_bytes()));
                 let members: Vec<(&str, &[u8])> = label.into_iter().chain([(extension, bytes.as_slice())]).collect();
                 let written = writer.add(&key, &members)?;
-                if taken - told >= TOLD_BYTES || written.is_some() {
-                    told = taken;
-                    tell(Step::Taken { bytes: before + taken });
+                if settled - told >= TOLD_BYTES || written.is_some() {
+                    told = settled;
+                    tell(so_far(settled));
                 }
                 written.iter().for_each(|written| tell(Step::Written(written)));
             }
@@ -334,7 +344,10 @@ impl Line {
                 continue;
             }
             match self.skip.checked_sub(1) {
-                Some(left) => self.skip = left,
+                Some(left) => {
+                    self.skip = left;
+                    self.skipped.fetch_add(item.span(), Relaxed);
+                }
                 None => return Some(Ok(Found { item, key, is_new })),
             }
         }
@@ -377,7 +390,7 @@ fn look_at(item: &Item, key: String, check: bool, shrinker: &mut Shrinker) -> Re
         Err(Unread::Source(error)) => return Err(error),
     };
     Ok(match extension_of(&bytes, check, shrinker) {
-        Ok(extension) => Outcome::Taken { key, label: item.label, extension, bytes },
+        Ok(extension) => Outcome::Taken { key, label: item.label, extension, bytes, span: item.span() },
         Err(unusable) => dropped(item, key, unusable.reason.name(), unusable.detail),
     })
 }
@@ -394,5 +407,6 @@ fn extension_of(bytes: &[u8], check: bool, shrinker: &mut Shrinker) -> Result<&'
 }
 
 fn dropped(item: &Item, key: String, reason: &str, detail: String) -> Outcome {
-    Outcome::Dropped(Dropped { key, shard: item.origin().into(), reason: reason.to_owned(), detail })
+    let dropped = Dropped { key, shard: item.origin().into(), reason: reason.to_owned(), detail };
+    Outcome::Dropped(dropped, item.span())
 }

@@ -24,7 +24,9 @@ use self::beside::Beside;
 pub use self::destination::Destination;
 use self::hashed::{Hashed, Making};
 pub use self::lists::Dropped;
-pub use self::set::{SetAccount, SetSpec, SetWriter, Split, Written, is_shard_of, replaced_bytes, shard_name};
+pub use self::set::{
+    DUPLICATE, SetAccount, SetSpec, SetWriter, Split, Written, is_shard_of, replaced_bytes, shard_name,
+};
 use super::cache::Cache;
 use super::index::{Index, Stamp, hex};
 use super::remote::RemoteError;

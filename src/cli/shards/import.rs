@@ -93,7 +93,7 @@ pub fn run(args: ImportArgs) -> Result<()> {
         workers: args.workers.map_or_else(cores, usize::from),
         force: args.force,
     };
-    let mut progress = Progress { bar: None, begun: (0, Instant::now()), taken: 0, all: 0 };
+    let mut progress = Progress { bar: None, begun: Instant::now(), taken: 0, before: 0, all: 0 };
     let account = import(&order, &mut |step| progress.show(&step));
     progress.bar.inspect(ProgressBar::finish_and_clear);
     let account = account?;
@@ -103,35 +103,42 @@ pub fn run(args: ImportArgs) -> Result<()> {
 /// A bar on a terminal, a line for each shard elsewhere.
 struct Progress {
     bar: Option<ProgressBar>,
-    /// Bytes that were taken when this call began, and when that was.
-    begun: (u64, Instant),
+    begun: Instant,
+    /// Bytes of the source, by this call and by those before it.
     taken: u64,
+    before: u64,
     all: u64,
 }
 
 impl Progress {
     fn show(&mut self, step: &Step) {
         match step {
-            Step::Began { kind, bytes: all, taken, classes, kept } => {
-                (self.begun, self.taken, self.all) = ((*taken, Instant::now()), *taken, *all);
+            Step::Began { kind, bytes: all, classes, kept } => {
+                (self.begun, self.all) = (Instant::now(), *all);
                 if io::stderr().is_terminal() {
                     let style =
                         ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left");
                     let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
-                    self.bar = Some(ProgressBar::new(*all).with_style(style).with_position(*taken));
+                    self.bar = Some(ProgressBar::new(*all).with_style(style));
                 }
                 let kept = if *kept > 0 { format!(", going on behind {kept} shards") } else { String::new() };
                 self.line(&format!("{kind}: {classes} classes, about {}{kept}", bytes(*all)));
             }
-            Step::Taken { bytes } => {
-                self.taken = *bytes;
-                self.bar.as_ref().inspect(|bar| bar.set_position(*bytes));
+            Step::Taken { bytes, before } => {
+                if let Some(bar) = &self.bar {
+                    if *before > self.before {
+                        bar.set_position(*before);
+                        bar.reset_eta();
+                    }
+                    bar.set_position(before + bytes);
+                }
+                (self.taken, self.before) = (*bytes, *before);
             }
             Step::Written(written) => {
-                let seconds = self.begun.1.elapsed().as_secs_f64();
-                let rate = self.taken.saturating_sub(self.begun.0) as f64 / seconds.max(f64::MIN_POSITIVE);
+                let seconds = self.begun.elapsed().as_secs_f64();
+                let rate = self.taken as f64 / seconds.max(f64::MIN_POSITIVE);
                 let (samples, size) = (count(written.samples), bytes(written.bytes));
-                let left = time_left(self.all.saturating_sub(self.taken), rate);
+                let left = time_left(self.all.saturating_sub(self.taken + self.before), rate);
                 self.line(&format!(
                     "{}: {samples} samples, {size}; {:.0} MB/s, {left} left",
                     written.shard,

@@ -45,9 +45,10 @@ pub struct ReshardArgs {
     /// Bytes of a shard, at most, such as 500MB or 1GiB
     #[arg(long, value_name = "BYTES", value_parser = size, help_heading = "Shards")]
     size: Option<u64>,
-    /// As many shards, with as many samples each as may be; a set that is held out gets as many as make them as large
-    #[arg(long = "shards", value_name = "N", value_parser = clap::value_parser!(u64).range(1..), conflicts_with_all = ["samples", "size"],
-        help_heading = "Shards")]
+    /// So many shards, among which the samples go as evenly as may be; what is left out by its image is missing from its own
+    /// shard, and a shard of which nothing is left is not made. A set that is held out gets as many as make them as large
+    #[arg(long = "shards", value_name = "N", value_parser = clap::value_parser!(u64).range(1..),
+        conflicts_with_all = ["samples", "size"], help_heading = "Shards")]
     shards_out: Option<u64>,
     /// Puts all samples into one order, drawn by this seed
     #[arg(long, value_name = "SEED", help_heading = "Shards")]

@@ -12,6 +12,7 @@ pub mod treat;
 mod work;
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -25,7 +26,7 @@ use self::treat::Treatment;
 use self::work::Work;
 use crate::shard::remote::is_remote;
 use crate::shard::write::{Destination, SetAccount, SetSpec, Split, is_shard_of};
-use crate::shard::{Cache, list};
+use crate::shard::{Cache, Listing, list};
 
 /// As for an image in a set: more is a slip.
 const MOST_SAMPLE_BYTES: u64 = 1 << 30;
@@ -146,6 +147,9 @@ pub fn reshard(wanted: &Reshard, tell: &mut dyn FnMut(&Event)) -> Result<Account
         bail!("no samples in {} shards: name files `KEY.jpg` and, for a label, `KEY.cls`", listings.len());
     }
     let is_numbered = wanted.layout.is_numbered();
+    if !is_numbered {
+        refuse_same_names(&listings, &wanted.out)?;
+    }
     let Layout { shuffle, held_out, duplicates, .. } = wanted.layout;
     let choice = choose(&listings, &wanted.pick, &Ordering { shuffle, held_out, duplicates }, &cache)?;
     if choice.order.is_empty() {
@@ -257,29 +261,41 @@ fn numbered(wanted: &Reshard, to: Destination, choice: &Choice, request: &str) -
 
 /// So many shards for the samples, and for those that are held out as many as make them about as large.
 fn even(choice: &Choice, shards: u64) -> Result<[Option<Split>; 2]> {
-    let held_out = choice.order.iter().filter(|chosen| chosen.held_out).count() as u64;
-    let samples = choice.order.len() as u64 - held_out;
+    let count = |is_held_out: bool| {
+        let own = choice.order.iter().filter(|chosen| chosen.held_out == is_held_out && chosen.duplicate_of.is_none());
+        own.count() as u64
+    };
+    let [samples, held_out] = [false, true].map(count);
     if samples < shards {
-        bail!("{samples} samples make no {shards} shards; give --shards a number up to {samples}");
+        let beside = if held_out > 0 { format!(" beside {held_out} that are held out") } else { String::new() };
+        bail!("{samples} samples{beside} make no {shards} shards; give a smaller number as --shards, or leave it out");
     }
     let each = samples.div_ceil(shards).max(1);
     let beside = Split::Even { samples: held_out, shards: held_out.div_ceil(each).max(1) };
     Ok([Some(Split::Even { samples, shards }), Some(beside)])
 }
 
+/// Shards that keep their names must have different ones.
+fn refuse_same_names(listings: &[Listing], out: &Path) -> Result<()> {
+    let mut places: BTreeMap<&OsStr, &Path> = BTreeMap::new();
+    for from in listings.iter().map(|listing| listing.shard.as_path()) {
+        let Some(name) = from.file_name() else { continue };
+        if let Some(other) = places.insert(name, from) {
+            let (from, other, to) = (from.display(), other.display(), out.join(name));
+            bail!("{from}: named as {other} is, and both would become {}; merge them with --name", to.display());
+        }
+    }
+    Ok(())
+}
+
 /// A shard of the same name for each that is read.
 fn named(wanted: &Reshard, destination: Destination, choice: &Choice, request: &str) -> Result<Plan> {
-    let mut places: BTreeMap<String, &Path> = BTreeMap::new();
     let mut names = Vec::with_capacity(choice.origins.len());
     for origin in &choice.origins {
         let from = origin.path.as_path();
         let name = from.file_name().and_then(|name| name.to_str());
         let name = name.with_context(|| format!("{}: its name is not text; rename it", from.display()))?;
         let to = wanted.out.join(name);
-        if let Some(other) = places.insert(name.to_owned(), from) {
-            let (from, other, to) = (from.display(), other.display(), to.display());
-            bail!("{from}: named as {other} is, and both would become {to}; merge them with --name");
-        }
         if is_same(from, &to) {
             bail!("{}: would be written over itself; choose another --out", from.display());
         }

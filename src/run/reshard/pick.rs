@@ -256,8 +256,8 @@ fn refuse_duplicate(
     let key = index.table.sample(two.chosen.place as usize).map_or("", |sample| sample.key);
     let (one_path, two_path, count) = (one_path.display(), two_path.display(), found.len());
     bail!(
-        "key `{key}` stands in {one_path} and in {two_path}, {count} samples repeat a key: rename them, or keep the \
-         first of each with --duplicates first"
+        "key `{key}` stands in {one_path} and in {two_path}, {count} samples repeat a key: rename them, \
+         re-shard sets that stay apart in calls of their own, or keep the first of each with --duplicates first"
     )
 }
 

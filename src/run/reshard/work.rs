@@ -16,7 +16,7 @@ use super::scatter::{self, Scatter};
 use super::treat::{ImageForm, Outcome, Treatment};
 use super::{Done, Event, Plan, Reshard, room};
 use crate::pipeline::shrink::Shrinker;
-use crate::shard::write::{Destination, SetAccount, SetWriter, Written};
+use crate::shard::write::{DUPLICATE, Destination, SetAccount, SetWriter, Written};
 use crate::shard::{Cache, hex};
 
 /// Samples read and waiting to be written. More of them are not faster, and leave the processor's cache.
@@ -245,7 +245,7 @@ fn take_over(ticket: &Ticket, choice: &Choice, treatment: Treatment, shrinker: &
     let raw = ticket.read(choice)?;
     if let Some(first) = ticket.chosen.duplicate_of {
         let first = choice.origins.get(first as usize).map_or(Path::new(""), |origin| &origin.path);
-        return Ok(Outcome::dropped(&raw, "duplicate", format!("the key stands in {} already", first.display())));
+        return Ok(Outcome::dropped(&raw, DUPLICATE, format!("the key stands in {} already", first.display())));
     }
     if !ticket.chosen.is_read() {
         return Ok(Outcome::too_large(&raw, ticket.chosen.bytes));

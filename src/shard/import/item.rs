@@ -137,6 +137,15 @@ impl Item {
         }
     }
 
+    /// Bytes that it takes in the source: of a tar with its header and what fills its last block.
+    pub fn span(&self) -> u64 {
+        const BLOCK: u64 = 512;
+        match &self.place {
+            Place::Member { length, .. } => BLOCK + length.next_multiple_of(BLOCK),
+            _ => self.bytes(),
+        }
+    }
+
     /// # Errors
     /// [`Unread::Sample`] where a file is gone, has another length than before or cannot be read, [`Unread::Source`] where a tar cannot.
     pub fn read(&self) -> Result<Vec<u8>, Unread> {

@@ -181,7 +181,7 @@ enum Items {
 impl Items {
     fn bytes(&self) -> u64 {
         match self {
-            Self::Listed(items) => items.own().iter().map(Item::bytes).sum(),
+            Self::Listed(items) => items.own().iter().map(Item::span).sum(),
             Self::ClassTars(tars) => tars.bytes(),
             Self::Pictures(tar) => tar.bytes(),
             #[cfg(feature = "parquet")]
@@ -230,7 +230,12 @@ impl Import {
         };
         let bytes = items.bytes();
         let import = Self { kind, classes, bytes, remark, items, passed_over };
-        if wanted.shuffle.is_some() { import.shuffled(wanted) } else { Ok(import) }
+        let mut import = if wanted.shuffle.is_some() { import.shuffled(wanted)? } else { import };
+        // Every part has listed all, and only the first tells of it.
+        if matches!(import.items, Items::Listed(_)) && wanted.part.number > 0 {
+            import.passed_over.clear();
+        }
+        Ok(import)
     }
 
     /// How many samples there will be, where that is known before they are found.
@@ -279,6 +284,7 @@ impl Import {
             let all = std::iter::from_fn(|| self.items.next(&mut self.passed_over));
             let all = all.map(|offered| Ok(offered?.item)).collect::<Result<Vec<_>, _>>()?;
             self.items = Items::Listed(wanted.arranged(all));
+            self.bytes = self.items.bytes();
         }
         Ok(self)
     }

@@ -3,7 +3,7 @@
 //! One row is decoded at a time; of a file no more than the pages of two columns are in memory. Class names stand in the
 //! file's own metadata, as `datasets` leaves them there.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::fs::{self, File};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,7 +17,7 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use serde_json::Value;
 
 use super::classes::Classes;
-use super::item::{Item, Place, text};
+use super::item::{Item, Place, key_of, text};
 use super::{ImportError, OTHER_CLASS, Part, PassedOver};
 
 const IMAGE: &str = "image.bytes";
@@ -222,6 +222,14 @@ fn files(source: &Path) -> Result<Vec<PathBuf>, ImportError> {
     files.sort_unstable();
     if files.is_empty() {
         return Err(ImportError::source(source, "holds no parquet file"));
+    }
+    // Keys are made of files' names, and whoever imports a part reads no rows of others.
+    let mut stems = BTreeMap::new();
+    for path in &files {
+        if let Some(other) = stems.insert(key_of(&name_of(path, 0)), path) {
+            let what = format!("its rows would have the keys of those of {}, rename one of the two", other.display());
+            return Err(ImportError::source(path, what));
+        }
     }
     Ok(files)
 }

@@ -104,15 +104,15 @@ impl Destination {
         const SHARDS: u64 = 1 + MOST_ON_THE_WAY as u64;
         /// One that is sent, and those that wait.
         const SENT: u64 = 3;
+        let of_samples = |most: u64| {
+            let shard = u128::from(bytes) * u128::from(most) / u128::from(samples.max(1));
+            u64::try_from(shard).unwrap_or(u64::MAX)
+        };
         let shard = match split {
             Split::Numbered { most_samples, most_bytes } => {
-                let of_samples = |most: u64| {
-                    let shard = u128::from(bytes) * u128::from(most) / u128::from(samples.max(1));
-                    u64::try_from(shard).unwrap_or(u64::MAX)
-                };
                 most_samples.map_or(bytes, of_samples).min(most_bytes.unwrap_or(bytes))
             }
-            Split::Even { shards, .. } => bytes.div_ceil((*shards).max(1)),
+            Split::Even { samples: own, shards } => of_samples(own.div_ceil((*shards).max(1))),
             // They are seldom of one size.
             Split::Named(names) => 2 * bytes / (names.len() as u64).max(1),
         };

@@ -28,6 +28,9 @@ use super::{Destination, Making, ShardWriter, WriteError, member_bytes};
 use crate::shard::cache::{Cache, beside, make_good};
 use crate::shard::index::hex;
 
+/// Why a sample is dropped whose key another has.
+pub const DUPLICATE: &str = "duplicate";
+
 /// Shards that are brought to the disk while the next is written; a kill undoes them, so they are few.
 pub const MOST_ON_THE_WAY: usize = 2;
 
@@ -71,10 +74,10 @@ pub struct SetAccount {
 }
 
 impl SetAccount {
-    /// Samples of this set, whatever became of them.
+    /// Samples of this set, whatever became of them, but for those that were known to be dropped.
     fn offered(&self) -> u64 {
-        let left_out = self.dropped.values().chain(self.filtered.values());
-        self.samples + left_out.sum::<u64>()
+        let left_out = self.dropped.values().chain(self.filtered.values()).sum::<u64>();
+        self.samples + left_out - self.dropped.get(DUPLICATE).copied().unwrap_or_default()
     }
 }
 

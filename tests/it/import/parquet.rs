@@ -4,7 +4,8 @@ use std::fs;
 
 use serde_json::json;
 
-use super::{Place, image};
+use super::scripts::{run, script};
+use super::{Place, image, shards};
 use crate::saccade::{at, finish, root, saccade};
 
 fn file() -> Vec<u8> {
@@ -44,6 +45,28 @@ fn rows_become_samples_with_the_labels_and_class_names_of_the_set() {
 }
 
 #[test]
+fn splits_become_sets_that_are_sound_and_train_with_labels_or_without() {
+    let place = Place::new();
+    // Four samples in each.
+    for number in 0..16 {
+        place.write(&format!("in/train-{number:05}-of-00016.parquet"), file());
+    }
+    let unlabelled = fs::read(root().join("tests/data/unlabelled.parquet")).unwrap();
+    place.write("in/test-00000-of-00001.parquet", unlabelled);
+    let (from, out) = (place.path("in"), place.path("out"));
+    run(&mut script("reshard-parquet", &[at(&from), at(&out), "--samples", "30"]), 0);
+    let labels: Vec<_> = place.samples("out").iter().map(|sample| sample.label).collect();
+    let train = [2, 0, 1, 2].map(Some).repeat(16);
+    assert_eq!(labels, [vec![None; 2], train].concat());
+    let again = run(&mut script("reshard-parquet", &[at(&from), at(&out), "--samples", "30"]), 0);
+    assert_eq!(again.matches("there already").count(), 2, "{again}");
+    for shard in shards(&out).iter().filter(|shard| at(shard).contains("test-")) {
+        fs::remove_file(shard).unwrap();
+    }
+    place.trains("out");
+}
+
+#[test]
 fn damaged_files_and_other_columns_get_one_line() {
     let place = Place::new();
     let whole = file();
@@ -65,6 +88,9 @@ fn damaged_files_and_other_columns_get_one_line() {
     }
     place.write("other.parquet", other);
     refused("other.parquet", &[], "has no column `image`");
+    place.write("alike/a.b.parquet", &whole);
+    place.write("alike/a_b.parquet", &whole);
+    refused("alike", &[], "a_b.parquet: its rows would have the keys of those of");
     place.write("whole.parquet", whole);
     refused("whole.parquet", &["--shuffle", "1"], "leave --shuffle out");
 }

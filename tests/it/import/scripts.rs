@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::{Place, Sample, image, samples, shards, tar_of};
 use crate::saccade::{at, root};
 
-fn script(name: &str, arguments: &[&str]) -> Command {
+pub fn script(name: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new(root().join("scripts").join(name));
     command.args(arguments).env("SACCADE", env!("CARGO_BIN_EXE_saccade"));
     command
@@ -21,7 +21,7 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
-fn run(command: &mut Command, code: i32) -> String {
+pub fn run(command: &mut Command, code: i32) -> String {
     let output = command.output().unwrap();
     assert_eq!(output.status.code(), Some(code), "{command:?}: {}", said(&output));
     said(&output)
@@ -306,7 +306,11 @@ fn the_files_for_slurm_and_kubernetes_start_the_shares() {
         word => word,
     });
     let mut pod = Command::new(root().join(program.strip_prefix("/saccade/").unwrap()));
-    pod.args(words).env("SACCADE", env!("CARGO_BIN_EXE_saccade")).env("JOB_COMPLETION_INDEX", "0").env("SHARES", "1");
+    pod.args(words)
+        .env_remove("SLURM_ARRAY_TASK_ID")
+        .env("SACCADE", env!("CARGO_BIN_EXE_saccade"))
+        .env("JOB_COMPLETION_INDEX", "0")
+        .env("SHARES", "1");
     run(&mut pod, 0);
     assert_eq!(place.samples("other").len(), 4);
 }

@@ -5,6 +5,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::SystemTime;
 
+use serde_json::Value;
+
 use super::{Place, Sample, image, shards, tar_of};
 use crate::saccade::{at, finish, root, saccade};
 
@@ -109,6 +111,21 @@ fn a_part_of_few_samples_may_be_empty() {
         finish(&mut command, 0);
     }
     assert_eq!(shards(&place.path("out")).len(), 1);
+}
+
+#[test]
+fn a_part_may_hold_nothing_but_what_earlier_parts_have() {
+    let place = Place::new();
+    let names = ["a.jpg", "b.jpg"];
+    names.iter().for_each(|name| drop(place.write(name, image("grey.jpg"))));
+    place.write("twice.csv", [names, names].concat().iter().map(|name| format!("{name},1\n")).collect::<String>());
+    for (part, samples, repeated) in [("0/2", 2, 0), ("1/2", 0, 2)] {
+        let (source, out) = (place.path("twice.csv"), place.path(&part.replace('/', "-")));
+        let mut command = saccade(&["shards", "import", at(&source), "--out", at(&out), "--part", part, "--json"]);
+        let account: Value = serde_json::from_str(&finish(&mut command, 0).out).unwrap();
+        assert_eq!(account["samples_out"], samples, "{account}");
+        assert_eq!(account["dropped"]["duplicate_key"].as_u64().unwrap_or_default(), repeated, "{account}");
+    }
 }
 
 #[test]

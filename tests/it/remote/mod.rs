@@ -111,6 +111,16 @@ fn a_shard_comes_whole_whatever_its_server_does() {
 }
 
 #[test]
+fn a_shard_that_comes_slowly_comes_whole() {
+    let (place, whole) = (Place::new(), bytes(3, 100_000));
+    place.server.put(NAME, &whole);
+    // All of it takes longer than silence may last, and no pause does.
+    let pieces = 25;
+    place.server.fail(NAME, &[Fault::Slow(HASTY.stall * 2 / pieces)]);
+    assert!(place.fetched(&place.depot(None), NAME).unwrap() == whole);
+}
+
+#[test]
 fn what_cannot_be_had_is_said_and_leaves_nothing_that_looks_whole() {
     let whole = bytes(2, 50_000);
     let endless = [Fault::Status(500); 4000];

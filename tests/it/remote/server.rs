@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, mpsc};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -27,6 +28,8 @@ pub enum Fault {
     CutAfter(usize),
     /// So many bytes, and then nothing for as long as the client waits.
     SilentAfter(usize),
+    /// A piece, and then a pause before the next.
+    Slow(Duration),
     /// The file is another one from now on.
     Changed,
     /// The whole file is sent, whatever was asked for.
@@ -267,6 +270,10 @@ fn body(bytes: Vec<u8>, fault: Option<Fault>) -> Body {
         Some(Fault::SilentAfter(_)) => {
             Body::from_stream(futures_util::StreamExt::chain(whole, stream::pending::<Result<Bytes, std::io::Error>>()))
         }
+        Some(Fault::Slow(pause)) => Body::from_stream(futures_util::StreamExt::then(whole, move |piece| async move {
+            tokio::time::sleep(pause).await;
+            piece
+        })),
         _ => Body::from_stream(stream::iter(
             bytes.chunks(PIECE).map(Bytes::copy_from_slice).collect::<Vec<_>>().into_iter().map(Ok::<_, Infallible>),
         )),

@@ -275,7 +275,7 @@ fn as_many_shards_are_made_as_are_asked_for() {
     make(&one);
     assert_eq!(set(&place.path("one"), "s"), set(&place.path("out-7"), "s"), "for any number of workers");
     let error = reshard(&Reshard { layout: layout(101), ..place.copied(&read, "none") }, &mut |_| {}).unwrap_err();
-    assert!(error.to_string().contains("give --shards a number up to 100"), "{error}");
+    assert!(error.to_string().contains("100 samples make no 101 shards"), "{error}");
     assert!(!place.path("none/s-000000.tar").exists());
     let split = Layout { held_out: Some("0.3".parse().unwrap()), ..layout(6) };
     let account = make(&Reshard { layout: split, ..place.copied(&read, "split") });
@@ -283,6 +283,23 @@ fn as_many_shards_are_made_as_are_asked_for() {
     assert_eq!((train.len(), train.iter().chain(&held_out).sum::<usize>()), (6, 100), "{account:?}");
     let most = train.iter().max().unwrap();
     assert!(held_out.len() > 1 && held_out.iter().all(|size| size <= most), "{train:?} and {held_out:?}");
+}
+
+#[test]
+fn samples_that_another_shard_has_take_no_place_in_any() {
+    let place = Place::new();
+    let sample = |number: u32| (format!("k{number:02}.png"), png(&picture(4, 4, number)));
+    let read = ["in/a.tar", "in/b.tar"].map(|name| place.write(name, &(0..20).map(sample).collect()));
+    for (shuffle, out) in [(None, "plain"), (Some(3), "shuffled")] {
+        let layout = Layout { shards: Some(4), name: Some("s".into()), shuffle, ..Layout::default() };
+        let layout = Layout { duplicates: Duplicates::First, ..layout };
+        make(&Reshard { layout: layout.clone(), ..place.copied(&read, out) });
+        let sizes: Vec<usize> = set(&place.path(out), "s").iter().map(Vec::len).collect();
+        assert_eq!(sizes, [5, 5, 5, 5], "{out}");
+        let many = Layout { shards: Some(21), ..layout };
+        let error = reshard(&Reshard { layout: many, ..place.copied(&read, "none") }, &mut |_| {}).unwrap_err();
+        assert!(error.to_string().contains("20 samples make no 21 shards"), "{error}");
+    }
 }
 
 #[test]

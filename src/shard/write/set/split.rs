@@ -9,8 +9,9 @@ use serde::Serialize;
 pub enum Split {
     /// `NAME-000000.tar`, `NAME-000001.tar`, each as large as both limits allow; at least a sample is in each.
     Numbered { most_samples: Option<u64>, most_bytes: Option<u64> },
-    /// So many of these files, among which so many samples that are offered go as evenly as may be. What is dropped or
-    /// filtered is missing from its shard; there are fewer where all of one's is.
+    /// So many of these files, among which so many samples that are offered go as evenly as may be; those that are dropped
+    /// as [`super::DUPLICATE`] are not among them. What else is dropped or filtered is missing from its shard; there are
+    /// fewer where all of one's is.
     Even { samples: u64, shards: u64 },
     /// Files of these names; [`super::SetWriter::next_shard`] leads from one to the next. Other processes may be writing other
     /// shards of the set.
