@@ -194,6 +194,8 @@ impl Drop for State {
         if self.lines == 0 {
             let _ = fs::remove_file(&self.path);
         }
+        // Closing the file would leave the lock to a child that another thread is just starting, which has it open too.
+        let _ = self.file.unlock();
     }
 }
 
