@@ -3,8 +3,8 @@
 Usage: check-shards.py [--long-names] FOLDER INDEXES SAMPLES [SHARD...]
 
 FOLDER holds sets, each with its NAME.json, INDEXES the index that DALI made of each of their shards. All must find so many
-SAMPLES, and what tar finds in the SHARDs that the sets were made of, or in the sets themselves when none is given. With --long-names wids is not
-asked: it knows no PAX records.
+SAMPLES, and what tar finds in the SHARDs that the sets were made of, or in the sets themselves when none is given. With
+--long-names wids is not asked: it knows no PAX records.
 """
 
 import json
