@@ -96,7 +96,7 @@ fn no_samples(shards: usize, first: &Option<Complaint>) -> String {
     }
 }
 
-/// Opening shards waits for a disk or a network rather than for a CPU, so it uses at least this many threads.
+/// Opening shards and listing folders wait for a disk or a network rather than for a CPU, so at least this many threads do it.
 const LEAST_THREADS: usize = 8;
 
 /// Calls `work` on every item, many at once; the results are in the items' order.

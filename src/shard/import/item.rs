@@ -2,10 +2,12 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
+
+use rustix::buffer::spare_capacity;
 
 use super::ImportError;
 use super::truth::is_id;
@@ -188,11 +190,19 @@ fn unreadable(cause: &io::Error) -> Unread {
     Unread::Sample { reason: "unreadable", detail: cause.to_string() }
 }
 
-/// No more than a byte above `length`, which tells that the file grew.
+/// No more than a byte above `length`, which tells that the file grew. A file that is as long as it was is read by one call
+/// of the system, without a second that would only say that there is no more.
 fn read_file(path: &Path, length: u64) -> io::Result<Vec<u8>> {
+    let file = File::open(path)?;
     let mut bytes = Vec::with_capacity(length as usize + 1);
-    File::open(path)?.take(length + 1).read_to_end(&mut bytes)?;
-    Ok(bytes)
+    loop {
+        match rustix::io::read(&file, spare_capacity(&mut bytes)) {
+            Ok(0) => return Ok(bytes),
+            Ok(_) if bytes.len() as u64 >= length => return Ok(bytes),
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 impl fmt::Debug for Item {

@@ -1,6 +1,7 @@
 //! Folders of images → their files in the order of the names, with a class number for each folder or without.
 //!
-//! Links are followed, but never around in a circle; hidden files and folders are nobody's samples.
+//! Links are followed, but never around in a circle; hidden files and folders are nobody's samples. Classes are listed side
+//! by side, as a tree that is not in memory is waited for at each file.
 
 use std::ffi::OsString;
 use std::fs;
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use super::classes::Classes;
 use super::item::{Item, is_image_name, text};
 use super::{ImportError, NO_IMAGE, OTHER_CLASS, PassedOver};
+use crate::shard::in_parallel;
 use crate::shard::index::Stamp;
 
 /// A file or folder; what a link leads to.
@@ -26,11 +28,15 @@ pub struct Entry {
 pub fn entries(folder: &Path) -> Result<Vec<Entry>, ImportError> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).map_err(ImportError::io(folder))? {
-        let name = entry.map_err(ImportError::io(folder))?.file_name();
+        let entry = entry.map_err(ImportError::io(folder))?;
+        let name = entry.file_name();
         if name.as_bytes().starts_with(b".") {
             continue;
         }
-        let Ok(metadata) = fs::metadata(folder.join(&name)) else {
+        // The path to the folder need not be walked again for what is no link.
+        let is_link = entry.file_type().is_ok_and(|kind| kind.is_symlink());
+        let metadata = if is_link { fs::metadata(entry.path()) } else { entry.metadata() };
+        let Ok(metadata) = metadata else {
             continue;
         };
         if metadata.is_dir() || metadata.is_file() {
@@ -56,20 +62,25 @@ pub fn classes(
         return Err(ImportError::source(source, "holds no folder, and each class is to have one"));
     }
     let classes = given.unwrap_or_else(|| Classes::sorted(folders.iter().map(|folder| text(Path::new(&folder.name)))));
-    let mut trees = Tree::new(source);
-    let root = fs::metadata(source).map_err(ImportError::io(source))?;
-    trees.above.push((root.dev(), root.ino()));
-    for folder in folders {
+    let metadata = fs::metadata(source).map_err(ImportError::io(source))?;
+    let root: Arc<Path> = source.into();
+    let trees = in_parallel(&folders, |folder| {
+        let mut tree = Tree::new(&root, vec![(metadata.dev(), metadata.ino())]);
         let label = classes.number(&text(Path::new(&folder.name)));
-        let before = trees.items.len();
-        trees.visit(Path::new(&folder.name), label, folder.place)?;
-        if label.is_none() {
-            *passed_over.entry(OTHER_CLASS).or_default() += (trees.items.len() - before) as u64;
-            trees.items.truncate(before);
+        tree.visit(Path::new(&folder.name), label, folder.place)?;
+        Ok((tree, label.is_some()))
+    })?;
+    let mut all = Tree::new(&root, Vec::new());
+    all.others = files.len() as u64;
+    for (tree, is_wanted) in trees {
+        all.others += tree.others;
+        if is_wanted {
+            all.items.extend(tree.items);
+        } else {
+            *passed_over.entry(OTHER_CLASS).or_default() += tree.items.len() as u64;
         }
     }
-    trees.others += files.len() as u64;
-    Ok((trees.finish(passed_over), classes.names))
+    Ok((all.finish(passed_over), classes.names))
 }
 
 /// The images of a tree, without labels.
@@ -81,7 +92,7 @@ pub fn pictures(source: &Path, passed_over: &mut PassedOver) -> Result<Vec<Item>
     if !metadata.is_dir() {
         return Err(ImportError::source(source, "is no folder"));
     }
-    let mut tree = Tree::new(source);
+    let mut tree = Tree::new(&source.into(), Vec::new());
     tree.visit(Path::new(""), None, (metadata.dev(), metadata.ino()))?;
     Ok(tree.finish(passed_over))
 }
@@ -95,8 +106,8 @@ struct Tree {
 }
 
 impl Tree {
-    fn new(root: &Path) -> Self {
-        Self { root: root.into(), items: Vec::new(), others: 0, above: Vec::new() }
+    fn new(root: &Arc<Path>, above: Vec<(u64, u64)>) -> Self {
+        Self { root: Arc::clone(root), items: Vec::new(), others: 0, above }
     }
 
     fn visit(&mut self, folder: &Path, label: Option<u32>, place: (u64, u64)) -> Result<(), ImportError> {

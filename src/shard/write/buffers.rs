@@ -13,9 +13,9 @@ pub const BUFFER_BYTES: usize = 4 << 20;
 /// larger, the first write fails, and all goes through the cache.
 pub const ALIGNED_BYTES: usize = 4096;
 
-/// One is filled, some are written. The others are for hashes, which lag behind: the end of one file's is made beside the
-/// beginning of the next one's.
-pub const BUFFERS: usize = 24;
+/// One is filled, and half of them wait for a disk that is slower for a moment. The other half are for hashes, which lag
+/// behind: the end of one file's is made beside the beginning of the next one's.
+pub const BUFFERS: usize = 64;
 
 /// Buffers that are taken and come back.
 #[derive(Clone)]

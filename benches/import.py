@@ -1,0 +1,101 @@
+#!/usr/bin/env python3
+"""Measures the import of an ImageFolder tree beside webdataset's own writer, `tar`, and the bare disk.
+
+Usage: benches/import.py SOURCE WORK [--rounds 5] [--seed 1]
+
+SOURCE is a tree, class/image, or shards with labels, which are unpacked into WORK/tree first (and found there by the next
+call). Rounds are in random order; before each measurement what was written is removed and the disk caught up with. All is
+in the page cache if that has room. What is written is brought to the disk by saccade alone, so the others are measured
+with `sync` after them, too. The bare disk is as many zeros, written past the cache in pieces of 4 MiB. Prints medians,
+ranges and, round by round, saccade's rate beside each; processor time and peak memory of the process itself. SACCADE names
+the binary; webdataset is measured by the python that runs this.
+"""
+
+import argparse
+import os
+import pathlib
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tarfile
+
+from reshard import SACCADE, spread, timed
+
+BY_WEBDATASET = """
+import os, sys
+import webdataset
+tree, out = sys.argv[1:]
+classes = sorted(entry.name for entry in os.scandir(tree) if entry.is_dir())
+with webdataset.ShardWriter(out + "/s-%06d.tar", maxsize=256e6, maxcount=1 << 60, verbose=0) as writer:
+    for label, name in enumerate(classes):
+        for file in sorted(os.listdir(f"{tree}/{name}")):
+            with open(f"{tree}/{name}/{file}", "rb") as image:
+                writer.write({"__key__": f"{name}/{file.rsplit('.', 1)[0]}", "jpg": image.read(), "cls": label})
+"""
+
+
+def unpacked(shards, tree):
+    """The pictures of shards, in a folder for each label."""
+    part = tree.with_suffix(".part")
+    shutil.rmtree(part, ignore_errors=True)
+    for path in shards:
+        with tarfile.open(path) as tar:
+            members = {name: tar.extractfile(name).read() for name in tar.getnames()}
+        for name, image in members.items():
+            key = name.rsplit(".", 1)[0]
+            if name.endswith(".jpg"):
+                folder = part / f"{int(members[key + '.cls']):05d}"
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / f"{key.replace('/', '_')}.jpg").write_bytes(image)
+    part.rename(tree)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", nargs="+", type=pathlib.Path)
+    parser.add_argument("work", type=pathlib.Path)
+    for name, usual in {"rounds": 5, "seed": 1}.items():
+        parser.add_argument(f"--{name}", type=int, default=usual)
+    options = parser.parse_args()
+    tree, out = options.source[0], options.work / "out"
+    options.work.mkdir(parents=True, exist_ok=True)
+    if not tree.is_dir():
+        tree = options.work / "tree"
+        if not tree.exists():
+            unpacked(options.source, tree)
+    pictures = [path for path in tree.rglob("*") if path.is_file()]
+    total = sum(path.stat().st_size for path in pictures)
+    for path in pictures:
+        path.read_bytes()
+    print(f"{len(pictures)} pictures, {total / 1e9:.2f} GB", flush=True)
+
+    # Two headers, a label, and half a block after the picture.
+    blocks = round((total + len(pictures) * 1792) / (4 << 20))
+    plain = {
+        "webdataset": [sys.executable, "-c", BY_WEBDATASET, tree, out],
+        "tar": ["tar", "--sort=name", "--format=ustar", "-cf", out / "s.tar", "-C", tree, "."],
+    }
+    ways = {
+        "saccade": [SACCADE, "shards", "import", tree, "--out", out / "x", "--name", "s"],
+        **plain,
+        **{f"{name} and sync": ["sh", "-c", '"$@" && sync', "sh", *command] for name, command in plain.items()},
+        "the bare disk": ["dd", "if=/dev/zero", f"of={out}/x", "bs=4M", f"count={blocks}", "oflag=direct", "conv=fsync"],
+    }
+    found, draws = {name: [] for name in ways}, random.Random(options.seed)
+    for _ in range(options.rounds):
+        for name in draws.sample(list(ways), len(ways)):
+            *figures, _ = timed(ways[name], out)
+            found[name].append(figures)
+    for name, rounds in found.items():
+        seconds, processor, memory = zip(*rounds)
+        beside = [theirs / ours[0] for theirs, ours in zip(seconds, found["saccade"])]
+        rate = len(pictures) / statistics.median(seconds)
+        print(f"{name}: {spread(seconds)} s, {rate:,.0f} samples/s, {spread(processor)} s of processor, "
+              f"{max(memory):.0f} MiB; saccade has {spread(beside)} times its rate")
+    shutil.rmtree(out)
+
+
+if __name__ == "__main__":
+    main()
