@@ -3,15 +3,16 @@
 
 Usage: benches/import.py SOURCE WORK [--rounds 5] [--seed 1]
 
-SOURCE is a tree, class/image, or shards with labels, which are unpacked into WORK/tree first (and found there by the next
-call). Rounds are in random order; before each measurement what was written is removed and the disk caught up with. All is
-in the page cache if that has room. What is written is brought to the disk by saccade alone, so the others are measured
-with `sync` after them, too. The bare disk is as many zeros, written past the cache in pieces of 4 MiB. Prints medians,
-ranges and, round by round, saccade's rate beside each; processor time and peak memory of the process itself. SACCADE names
-the binary; webdataset is measured by the python that runs this.
+SOURCE is a tree, class/image, or shards with labels, which are unpacked into WORK/tree first (and found there by the
+next call). Rounds are in random order; before each measurement what was written is removed and the disk caught up
+with. All is in the page cache if that has room. saccade brings to the disk what it writes, so webdataset and `tar`
+are measured with `sync` after them, too. The bare disk is as many zeros, written past the cache in pieces of 4 MiB.
+Prints medians, ranges and, round by round, saccade's rate beside each; processor time and peak memory of the process
+itself. SACCADE names the binary; webdataset is measured by the python that runs this, its start with it.
 """
 
 import argparse
+import importlib.util
 import os
 import pathlib
 import random
@@ -37,18 +38,22 @@ with webdataset.ShardWriter(out + "/s-%06d.tar", maxsize=256e6, maxcount=1 << 60
 
 
 def unpacked(shards, tree):
-    """The pictures of shards, in a folder for each label."""
+    """The JPEGs of shards that have a label, numbered, in a folder for each label."""
     part = tree.with_suffix(".part")
     shutil.rmtree(part, ignore_errors=True)
+    pictures = 0
     for path in shards:
         with tarfile.open(path) as tar:
-            members = {name: tar.extractfile(name).read() for name in tar.getnames()}
+            members = {member.name: tar.extractfile(member).read() for member in tar if member.isfile()}
         for name, image in members.items():
-            key = name.rsplit(".", 1)[0]
-            if name.endswith(".jpg"):
-                folder = part / f"{int(members[key + '.cls']):05d}"
+            label = members.get(name.removesuffix(".jpg") + ".cls")
+            if name.endswith(".jpg") and label is not None:
+                folder = part / f"{int(label):05d}"
                 folder.mkdir(parents=True, exist_ok=True)
-                (folder / f"{key.replace('/', '_')}.jpg").write_bytes(image)
+                (folder / f"{pictures:08d}.jpg").write_bytes(image)
+                pictures += 1
+    if pictures == 0:
+        sys.exit("import.py: the shards hold no JPEG with a label, KEY.jpg beside KEY.cls")
     part.rename(tree)
 
 
@@ -59,13 +64,18 @@ def main():
     for name, usual in {"rounds": 5, "seed": 1}.items():
         parser.add_argument(f"--{name}", type=int, default=usual)
     options = parser.parse_args()
+    if not importlib.util.find_spec("webdataset"):
+        sys.exit("import.py: python has no webdataset: pip install webdataset")
     tree, out = options.source[0], options.work / "out"
+    if any(path.is_dir() for path in options.source) and len(options.source) > 1:
+        sys.exit("import.py: name one tree, or shards alone")
     options.work.mkdir(parents=True, exist_ok=True)
     if not tree.is_dir():
         tree = options.work / "tree"
         if not tree.exists():
             unpacked(options.source, tree)
-    pictures = [path for path in tree.rglob("*") if path.is_file()]
+    folders = os.walk(tree, followlinks=True)
+    pictures = [pathlib.Path(folder, name) for folder, _, names in folders for name in names]
     total = sum(path.stat().st_size for path in pictures)
     for path in pictures:
         path.read_bytes()
@@ -75,13 +85,13 @@ def main():
     blocks = round((total + len(pictures) * 1792) / (4 << 20))
     plain = {
         "webdataset": [sys.executable, "-c", BY_WEBDATASET, tree, out],
-        "tar": ["tar", "--sort=name", "--format=ustar", "-cf", out / "s.tar", "-C", tree, "."],
+        "tar": ["tar", "-h", "--sort=name", "--format=ustar", "-cf", out / "s.tar", "-C", tree, "."],
     }
     ways = {
         "saccade": [SACCADE, "shards", "import", tree, "--out", out / "x", "--name", "s"],
         **plain,
         **{f"{name} and sync": ["sh", "-c", '"$@" && sync', "sh", *command] for name, command in plain.items()},
-        "the bare disk": ["dd", "if=/dev/zero", f"of={out}/x", "bs=4M", f"count={blocks}", "oflag=direct", "conv=fsync"],
+        "the bare disk": [*"dd if=/dev/zero bs=4M oflag=direct conv=fsync".split(), f"of={out}/x", f"count={blocks}"],
     }
     found, draws = {name: [] for name in ways}, random.Random(options.seed)
     for _ in range(options.rounds):

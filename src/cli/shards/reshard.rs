@@ -97,7 +97,7 @@ pub struct ReshardArgs {
     /// Threads that read and decode; one per core when left out
     #[arg(long, value_name = "W", value_parser = workers())]
     workers: Option<u16>,
-    /// Memory that a shuffle may use, such as 8GB; half of what is free when left out
+    /// Memory that a shuffle may use, such as 8GB, beside 300 MB for the shards that are made; half of what is free when left out
     #[arg(long, value_name = "BYTES", value_parser = size)]
     memory: Option<u64>,
     /// Writes over shards that are there already

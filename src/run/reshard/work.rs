@@ -44,7 +44,7 @@ pub struct Work<'a> {
 impl<'a> Work<'a> {
     /// Begins the sets, or takes them up.
     pub fn new(wanted: &'a Reshard, choice: &'a Choice, plan: &'a Plan, cache: &'a Cache) -> Result<Self> {
-        let sets = plan.specs.iter().map(|spec| SetWriter::create(spec, cache)).collect::<Result<Vec<_>, _>>()?;
+        let sets = SetWriter::create_all(&plan.specs, cache)?;
         let dropped = sets.iter().map(|set| set.account().dropped.values().sum()).collect();
         Ok(Self { wanted, cache, choice, plan, sets, dropped })
     }

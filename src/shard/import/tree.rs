@@ -5,6 +5,7 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::mem;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -68,16 +69,17 @@ pub fn classes(
         let mut tree = Tree::new(&root, vec![(metadata.dev(), metadata.ino())]);
         let label = classes.number(&text(Path::new(&folder.name)));
         tree.visit(Path::new(&folder.name), label, folder.place)?;
-        Ok((tree, label.is_some()))
+        let unwanted = label.is_none().then(|| mem::take(&mut tree.items).len() as u64);
+        Ok((tree, unwanted))
     })?;
     let mut all = Tree::new(&root, Vec::new());
     all.others = files.len() as u64;
-    for (tree, is_wanted) in trees {
+    all.items.reserve_exact(trees.iter().map(|(tree, _)| tree.items.len()).sum());
+    for (tree, unwanted) in trees {
         all.others += tree.others;
-        if is_wanted {
-            all.items.extend(tree.items);
-        } else {
-            *passed_over.entry(OTHER_CLASS).or_default() += tree.items.len() as u64;
+        all.items.extend(tree.items);
+        if let Some(unwanted) = unwanted {
+            *passed_over.entry(OTHER_CLASS).or_default() += unwanted;
         }
     }
     Ok((all.finish(passed_over), classes.names))

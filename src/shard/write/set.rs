@@ -129,6 +129,20 @@ impl SetWriter {
     /// When a shard of it is there already or a set of another request is unfinished (unless `force`), when another
     /// process writes it, or when the folder cannot be written.
     pub fn create(spec: &SetSpec, cache: &Cache) -> Result<Self, WriteError> {
+        Self::create_with(spec, cache, &making(spec)?)
+    }
+
+    /// Sets that are written together share the memory that their shards are made in.
+    ///
+    /// # Errors
+    /// As [`Self::create`].
+    pub fn create_all(specs: &[SetSpec], cache: &Cache) -> Result<Vec<Self>, WriteError> {
+        let Some(first) = specs.first() else { return Ok(Vec::new()) };
+        let making = making(first)?;
+        specs.iter().map(|spec| Self::create_with(spec, cache, &making)).collect()
+    }
+
+    fn create_with(spec: &SetSpec, cache: &Cache, making: &Making) -> Result<Self, WriteError> {
         if spec.name.is_empty() || spec.name.contains('/') {
             return Err(WriteError::SetName { name: spec.name.clone() });
         }
@@ -145,7 +159,6 @@ impl SetWriter {
         } else {
             DroppedList::Shared { path: dropped_path(spec), lines: Vec::new() }
         };
-        let making = Making::new().map_err(|source| WriteError::Io { path: folder.to_owned(), source })?;
         let account = lines.last().map(|line| line.account.clone()).unwrap_or_default();
         let written: Vec<Written> = lines.into_iter().map(|line| line.written).collect();
         if let Some(last) = written.last() {
@@ -161,7 +174,7 @@ impl SetWriter {
             again,
             current: None,
             on_the_way: VecDeque::new(),
-            making,
+            making: making.clone(),
             on_their_way: Vec::new(),
             placed: account.clone(),
             account,
@@ -443,6 +456,10 @@ impl SetWriter {
         }
         self.current.as_mut().ok_or_else(|| WriteError::SetName { name: self.spec.name.clone() })
     }
+}
+
+fn making(spec: &SetSpec) -> Result<Making, WriteError> {
+    Making::new().map_err(|source| WriteError::Io { path: spec.to.folder().to_owned(), source })
 }
 
 /// The names of the set's shards, of those that may lie here.

@@ -103,7 +103,7 @@ fn the_same_members_give_the_same_bytes() {
 fn shards_of_all_sizes_are_on_the_disk_as_they_were_pushed() {
     const PIECE: usize = 4 << 20;
     /// More than there are buffers, so that some are waited for.
-    const MANY: usize = 30;
+    const MANY: usize = 70;
     // With a header before each and two blocks after it, some end with a piece, others just before or after one.
     let ends = [PIECE - 1536, PIECE - 1537, PIECE - 1535, PIECE - 512, 2 * PIECE - 1536, MANY * PIECE + 4000];
     let sizes: Vec<usize> = [0, 1, 511, 4096 - 1536].into_iter().chain(ends).collect();
