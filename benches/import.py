@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Measures the import of an ImageFolder tree beside webdataset's own writer, `tar`, and the bare disk.
 
-Usage: benches/import.py SOURCE WORK [--rounds 5] [--seed 1]
+Usage: benches/import.py SOURCE WORK [--rounds 5] [--seed 1] [--cold]
 
 SOURCE is a tree, class/image, or shards with labels, which are unpacked into WORK/tree first (and found there by the
 next call). Rounds are in random order; before each measurement what was written is removed and the disk caught up
-with. All is in the page cache if that has room. saccade brings to the disk what it writes, so webdataset and `tar`
-are measured with `sync` after them, too. The bare disk is as many zeros, written past the cache in pieces of 4 MiB.
+with. All is in the page cache if that has room; with --cold, which root may say, nothing is, as of a tree that is larger
+than memory. saccade brings to the disk what it writes, so webdataset and `tar` are measured with `sync` after them, too.
+The bare disk is as many zeros, written past the cache in pieces of 4 MiB, and with --cold all files read by 16 beside.
 Prints medians, ranges and, round by round, saccade's rate beside each; processor time and peak memory of the process
 itself. SACCADE names the binary; webdataset is measured by the python that runs this, its start with it.
 """
@@ -63,7 +64,10 @@ def main():
     parser.add_argument("work", type=pathlib.Path)
     for name, usual in {"rounds": 5, "seed": 1}.items():
         parser.add_argument(f"--{name}", type=int, default=usual)
+    parser.add_argument("--cold", action="store_true")
     options = parser.parse_args()
+    if options.cold and os.geteuid() != 0:
+        sys.exit("import.py: --cold empties the page cache, which only root may")
     if not importlib.util.find_spec("webdataset"):
         sys.exit("import.py: python has no webdataset: pip install webdataset")
     tree, out = options.source[0], options.work / "out"
@@ -77,12 +81,15 @@ def main():
     folders = os.walk(tree, followlinks=True)
     pictures = [pathlib.Path(folder, name) for folder, _, names in folders for name in names]
     total = sum(path.stat().st_size for path in pictures)
-    for path in pictures:
+    for path in [] if options.cold else pictures:
         path.read_bytes()
-    print(f"{len(pictures)} pictures, {total / 1e9:.2f} GB", flush=True)
+    print(f"{len(pictures)} pictures, {total / 1e9:.2f} GB{', not in memory' if options.cold else ''}", flush=True)
 
     # Two headers, a label, and half a block after the picture.
     blocks = round((total + len(pictures) * 1792) / (4 << 20))
+    bare_disk = f"dd if=/dev/zero bs=4M oflag=direct conv=fsync of='{out}/x' count={blocks}"
+    if options.cold:
+        bare_disk = f"find -L '{tree}' -type f -print0 | xargs -0 -n 100 -P 16 cat > /dev/null & {bare_disk}; wait"
     plain = {
         "webdataset": [sys.executable, "-c", BY_WEBDATASET, tree, out],
         "tar": ["tar", "-h", "--sort=name", "--format=ustar", "-cf", out / "s.tar", "-C", tree, "."],
@@ -91,11 +98,14 @@ def main():
         "saccade": [SACCADE, "shards", "import", tree, "--out", out / "x", "--name", "s"],
         **plain,
         **{f"{name} and sync": ["sh", "-c", '"$@" && sync', "sh", *command] for name, command in plain.items()},
-        "the bare disk": [*"dd if=/dev/zero bs=4M oflag=direct conv=fsync".split(), f"of={out}/x", f"count={blocks}"],
+        "the bare disk": ["sh", "-c", bare_disk],
     }
     found, draws = {name: [] for name in ways}, random.Random(options.seed)
     for _ in range(options.rounds):
         for name in draws.sample(list(ways), len(ways)):
+            if options.cold:
+                os.sync()
+                pathlib.Path("/proc/sys/vm/drop_caches").write_text("3")
             *figures, _ = timed(ways[name], out)
             found[name].append(figures)
     for name, rounds in found.items():

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -14,7 +15,10 @@ import time
 
 # Results of models against references; results of steps computed in other ways.
 TESTS = ["references::", "convnext::", "energy::tokens_go", "energy::chosen_tokens", "energy::gradients_of"]
-TESTS += ["steps::precision::gradients", "steps::precision::losses", "steps::recompute::gradients", "steps::failures"]
+TESTS += ["fused::gelu_is_the", "fused::gelu_elsewhere", "fused::norm", "fused::attention_elsewhere", "uploaded::"]
+TESTS += ["steps::precision::gradients", "steps::recompute::gradients", "steps::ranks", "steps::failures"]
+# Some minutes of training.
+TESTS += ["steps::precision::losses"]
 # A name, a pipeline file, changes to it, and whether blocks are computed again to fit.
 MODELS = [
     ("ViT-S/16 I-JEPA", "ijepa-vit-s16-in1k", ["train.batch=256"], False),
@@ -37,6 +41,13 @@ TRAIN_SHARDS, OTHER_SHARDS = "shards/fashion-train-{000000..000003}.tar", "shard
 TRAIN_SAMPLES, TRAIN_BATCH = 6000, 32
 
 
+PARTS = ["references", "attention", "steps", "together", "precision", "resumed"]
+# Of a GPU's memory a step may be expected to take; batches are halved until it does.
+MOST_OF_MEMORY = 0.85
+# What training is to have of the slower of data path and step, and the most that it may wait where the data path is faster.
+LEAST_OF_THE_LESSER, MOST_WAITS = 0.95, 0.01
+
+
 def arguments():
     parser = argparse.ArgumentParser(prog="gpu-check")
     for name in ("root", "saccade", "tests", "attention"):
@@ -46,22 +57,47 @@ def arguments():
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--torch", metavar="PYTHON")
     parser.add_argument("--json", default="gpu-check.json", type=pathlib.Path)
-    return parser.parse_args()
+    parser.add_argument("--minutes", type=float, default=9.0)
+    parser.add_argument("--only", default=",".join(PARTS), type=lambda text: text.split(","))
+    parser.add_argument("--model", default="")
+    options = parser.parse_args()
+    for part in options.only:
+        if part not in PARTS:
+            sys.exit(f"gpu-check: --only {part}: there are {', '.join(PARTS)}")
+    return options
+
+
+class Over(Exception):
+    """There is no time left."""
+
+
+def over(*_):
+    raise Over
 
 
 class Check:
     def __init__(self, options):
-        self.options, self.failures, self.began = options, [], time.monotonic()
+        self.options, self.failures, self.found, self.began = options, [], {}, time.monotonic()
         self.is_cpu = options.device.startswith("cpu")
+        self.end = self.began + 60 * options.minutes
         self.shards = [f"data.train={options.data or TRAIN_SHARDS}", f"data.validation={OTHER_SHARDS}", "data.window=4"]
+
+    def save(self, name, figures):
+        """What was found stays found, whatever becomes of the rest."""
+        self.found[name] = figures
+        found = {**self.found, "seconds": time.monotonic() - self.began, "failures": self.failures}
+        self.options.json.write_text(json.dumps(found, indent=1) + "\n")
 
     def call(self, *command, seconds=300, **environment):
         """What a command prints, and its line of complaint where it fails."""
-        environment = {**os.environ, **environment}
+        environment, left = {**os.environ, **environment}, self.end - time.monotonic()
+        if left <= 0:
+            raise Over
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, env=environment)
-        except subprocess.TimeoutExpired:
-            return None, f"not done after {seconds} s"
+            done = subprocess.run(command, capture_output=True, text=True, timeout=min(seconds, left), env=environment)
+        except subprocess.TimeoutExpired as late:
+            said = (late.stdout or b"").decode(errors="replace") if not isinstance(late.stdout, str) else late.stdout
+            return said, f"not done after {min(seconds, left):.0f} s"
         if done.returncode == 0:
             return done.stdout, None
         said = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
@@ -95,21 +131,28 @@ class Check:
 
     def references(self):
         """Each test is named with whether it passed."""
-        said, why = self.call(self.options.tests, "--test-threads=1", *TESTS, SACCADE_DEVICE=self.options.device)
-        found = {line.split()[1]: line.split()[-1] == "ok" for line in (said or "").splitlines() if line.startswith("test ") and " ... " in line}
-        for name in (name for name, is_right in found.items() if not is_right):
-            self.failed("test", name)
-        if not found or (why and all(found.values())):
-            self.failed("tests", why or "none was run")
-        return found
+        # Where these tests were built there may be another folder than here.
+        data = os.environ.get("SACCADE_REFERENCE", str(pathlib.Path("tests/data/reference").absolute()))
+        found = {}
+        for some in TESTS:
+            command = [self.options.tests, "--test-threads=1", some]
+            said, why = self.call(*command, SACCADE_DEVICE=self.options.device, SACCADE_REFERENCE=data)
+            lines = [line for line in (said or "").splitlines() if line.startswith("test ") and " ... " in line]
+            of_these = {line.split()[1]: line.split()[-1] == "ok" for line in lines}
+            for name in (name for name, is_right in of_these.items() if not is_right):
+                self.failed("test", name)
+            if not of_these or (why and all(of_these.values())):
+                self.failed(f"tests {some}", why or "none was run")
+            found |= of_these
+            self.save("references", found)
 
     def attention(self):
         if not os.access(self.options.attention, os.X_OK):
-            return None
+            return
         said, why = self.call(self.options.attention, self.options.device)
         if why:
             self.failed("benchmark of attention", why)
-        return (said or "").splitlines()
+        self.save("attention", (said or "").splitlines())
 
     def bench(self, what, name, changes):
         """The figures of a benchmark, with the most of the GPU's memory that was in use meanwhile."""
@@ -134,21 +177,43 @@ class Check:
             return None
         return json.loads(said)
 
+    def fitting(self, name, changes):
+        """The changes with a batch that is to fit the GPU, and the bytes that its step is expected to take."""
+        total = self.found["machine"]["gpu"]
+        total = float("inf") if total is None else MOST_OF_MEMORY * float(total.split(",")[2].split()[0]) * 2**20
+        while True:
+            said, why = self.call(self.options.saccade, "check", *self.file(name, changes), "--json")
+            if why:
+                self.failed(f"check {name} {' '.join(changes)}", why)
+                return changes, None
+            expected = json.loads(said)["step_memory_bytes"]
+            batch = [change for change in changes if change.startswith("train.batch=")]
+            if expected <= total or not batch or batch[0] == "train.batch=1":
+                return changes, expected
+            smaller = f"train.batch={int(batch[0].partition('=')[2]) // 2}"
+            changes = [smaller if change in batch else change for change in changes]
+
     def steps(self):
         found = []
-        for title, name, changes, again in SMALL if self.is_cpu else MODELS:
+        chosen = [model for model in (SMALL if self.is_cpu else MODELS) if self.options.model in model[0]]
+        if not chosen:
+            self.failed("steps", f"no model's name holds {self.options.model}")
+        for title, name, changes, again in chosen:
             changes = ["train.accumulate=1", *changes]
             ways = {"f32": [], "bf16": ["train.precision=bf16"]}
             if again:
                 ways["bf16, blocks again"] = ["train.precision=bf16", "train.recompute=true"]
             for way, more in ways.items():
-                ours, theirs = self.bench("step", name, changes + more), None
-                if way != "bf16, blocks again":
-                    theirs = self.torch_step(name, changes + more)
-                found.append({"model": title, "way": way, "ours": ours, "pytorch": theirs})
+                settings, expected = self.fitting(name, changes + more)
+                batch = [change for change in settings if change.startswith("train.batch=")]
+                ours, theirs = self.bench("step", name, settings), None
+                found.append({"model": title, "way": way, "changes": settings, "expected_bytes": expected, "ours": ours})
                 rate = ours["samples_per_second"] if ours else float("nan")
-                print(f"   {title}, {way}: {rate:.1f} images/s", flush=True)
-        return found
+                print(f"   {title}, {way} {' '.join(batch)}: {rate:.1f} images/s", flush=True)
+                self.save("steps", found)
+                if way != "bf16, blocks again":
+                    found[-1]["pytorch"] = self.torch_step(name, settings)
+                    self.save("steps", found)
 
     def together(self):
         """The data path and the step, alone and together, by the number of workers."""
@@ -168,7 +233,13 @@ class Check:
                 "together": both["samples_per_second"], "of_the_lesser": both["samples_per_second"] / least,
                 "waits": waits / both["seconds"], "bottleneck": both["bottleneck"],
             })
-        return found
+            self.save("together", found)
+            # On a CPU both want the same processors.
+            if not self.is_cpu and found[-1]["of_the_lesser"] < LEAST_OF_THE_LESSER:
+                self.failed(f"together, {workers} workers", f"{found[-1]['of_the_lesser']:.1%} of the slower of the two")
+            is_fed = alone["samples_per_second"] > step["samples_per_second"]
+            if not self.is_cpu and is_fed and found[-1]["waits"] > MOST_WAITS:
+                self.failed(f"together, {workers} workers", f"waits for {found[-1]['waits']:.1%} of the time")
 
     def losses(self, folder):
         return [json.loads(line)["loss"] for line in open(folder / "steps.jsonl")]
@@ -189,32 +260,32 @@ class Check:
         means = {}
         for precision in ("f32", "bf16"):
             if not self.train(folder / precision, COURSE_STEPS, [f"train.precision={precision}"]):
-                return None
+                return
             last = self.losses(folder / precision)[-COURSE_WINDOW:]
             means[precision] = sum(last) / len(last)
         apart = abs(means["bf16"] / means["f32"] - 1)
         if not apart < COURSE_APART:
             self.failed("bfloat16", f"losses end {apart:.1%} apart: {means}")
-        return {**means, "apart": apart}
+        self.save("precision", {**means, "apart": apart})
 
     def resumed(self, folder):
         """Whether a run that was taken up at its first checkpoint ends as one that was not, to the bit."""
         whole, cut = folder / "whole", folder / "cut"
         if not (self.train(whole, 40) and self.train(cut, 40)):
-            return None
+            return
         repeats = self.losses(whole) == self.losses(cut)
         checkpoints = sorted((cut / "checkpoints").iterdir())
         for newer in checkpoints[1:]:
             shutil.rmtree(newer) if newer.is_dir() else newer.unlink()
         if not self.train(cut, 40, resume=True):
-            return None
+            return
         begun = [json.loads(line)["step"] for line in open(cut / "sessions.jsonl")]
         if begun != [0, 20]:
             self.failed("resuming", f"the run was begun at steps {begun}, not at 0 and 20")
         apart = max(abs(one / other - 1) for one, other in zip(self.losses(whole), self.losses(cut)))
         if not apart <= (0 if self.is_cpu else RESUMED_APART):
             self.failed("resuming", f"losses differ by up to {apart:.1e}")
-        return {"two runs are equal": repeats, "resumed apart": apart}
+        self.save("resumed", {"two runs are equal": repeats, "resumed apart": apart})
 
 
 class Memory:
@@ -244,19 +315,24 @@ class Memory:
 
 def table(found):
     rate = lambda figures: f"{figures['samples_per_second']:>10.1f}" if figures else f"{'-':>10}"
-    mib = lambda figures: f"{figures['gpu_mib']:>8}" if figures and figures["gpu_mib"] else f"{'-':>8}"
-    print(f"{'step, images/s':<58}{'ours':>10}{'PyTorch':>10}{'MiB':>8}")
-    for step in found["steps"]:
-        name = f"{step['model']}, {step['way']}"
-        print(f"{name:<58}{rate(step['ours'])}{rate(step['pytorch'])}{mib(step['ours'])}")
-    print(f"{'images/s by workers':<22}{'data':>10}{'step':>10}{'together':>10}{'of lesser':>10}{'waits':>8}  limited by")
-    for line in found["together"]:
+    mib = lambda number: f"{number:>10.0f}" if number else f"{'-':>10}"
+    for line in found.get("attention", []):
+        print(line)
+    if "steps" in found:
+        print(f"{'step, images/s':<58}{'ours':>10}{'PyTorch':>10}{'MiB':>10}{'expected':>10}")
+    for step in found.get("steps", []):
+        ours, expected = step["ours"], (step["expected_bytes"] or 0) / 2**20
+        figures = rate(ours) + rate(step.get("pytorch")) + mib(ours and ours["gpu_mib"]) + mib(expected)
+        print(f"{step['model'] + ', ' + step['way']:<58}{figures}")
+    if "together" in found:
+        print(f"{'images/s by workers':<22}{'data':>10}{'step':>10}{'together':>10}{'of lesser':>10}{'waits':>8}  limited by")
+    for line in found.get("together", []):
         print(
             f"{line['workers']:<22}{line['data']:>10.1f}{line['step']:>10.1f}{line['together']:>10.1f}"
             f"{line['of_the_lesser']:>10.1%}{line['waits']:>8.1%}  {line['bottleneck']}"
         )
-    right = sum(found["references"].values())
-    print(f"tests right: {right} of {len(found['references'])}; precision: {found['precision']}; resuming: {found['resumed']}")
+    tests = found.get("references", {})
+    print(f"tests right: {sum(tests.values())} of {len(tests)}; precision: {found.get('precision')}; resuming: {found.get('resumed')}")
 
 
 def main():
@@ -269,10 +345,11 @@ def main():
     except OSError as error:
         sys.exit(f"gpu-check: --json {options.json}: {error.strerror}")
     os.chdir(options.root)
-    check, found = Check(options), {}
+    signal.signal(signal.SIGTERM, over)
+    check, left = Check(options), list(options.only)
     check.ready()
-    found["machine"] = check.machine()
-    print(found["machine"])
+    check.save("machine", check.machine())
+    print(check.found["machine"])
     with tempfile.TemporaryDirectory(prefix="gpu-check-") as folder:
         folder = pathlib.Path(folder)
         parts = {
@@ -283,14 +360,16 @@ def main():
             "precision": lambda: check.precision(folder),
             "resumed": lambda: check.resumed(folder),
         }
-        for name, part in parts.items():
-            print(f"== {name}", flush=True)
-            found[name] = part()
-            found["seconds"] = time.monotonic() - check.began
-            # What was found stays found, whatever becomes of the rest.
-            options.json.write_text(json.dumps({**found, "failures": check.failures}, indent=1) + "\n")
-    table(found)
-    print(f"{found['seconds']:.0f} s; all figures are in {options.json}")
+        try:
+            for name in options.only:
+                print(f"== {name}", flush=True)
+                parts[name]()
+                left.remove(name)
+        except Over:
+            check.failed("time", f"none was left for {', '.join(left)}: call again with --only {','.join(left)}")
+    check.save("machine", check.found["machine"])
+    table(check.found)
+    print(f"{time.monotonic() - check.began:.0f} s; all figures are in {options.json}")
     if check.failures:
         sys.exit("gpu-check: " + "; ".join(check.failures))
 

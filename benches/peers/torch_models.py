@@ -200,7 +200,7 @@ class ShiftPredictor(nn.Module):
     def forward(self, features, shift):
         """`shift` is `[batch, 3]`: rotation in radians, translation."""
         counts = [self.ROTATIONS, self.TRANSLATIONS, self.TRANSLATIONS]
-        angles = [shift[:, axis, None] * math.pi * 2.0 ** torch.arange(count) for axis, count in enumerate(counts)]
+        angles = [shift[:, axis, None] * math.pi * 2.0 ** torch.arange(count, device=shift.device) for axis, count in enumerate(counts)]
         told = torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], 1)
         return self.layers(features + self.told(functional.gelu(told)))
 

@@ -6,8 +6,8 @@ A step is what ours is: target encoder forward, encoder and predictor forward an
 images are noise, the masks are drawn as ours are. Prints one JSON line with the keys of `saccade bench step --json`.
 What ours computes beside that, the gradient norm and the targets' deviation, is left out. Needs the environment of
 requirements-torch.txt, of which only torch is used. With train.precision = "bf16" the models run under autocast;
---compile has torch.compile make kernels of them. The loss of each step is read back after
-the next one was asked for, as ours is.
+--compile has torch.compile make kernels of them. The loss is read back after each step, and on a GPU after
+every 16th, as ours is.
 
 Threads that share processors with other work wait for each other by spinning: then `--threads 1` is what to compare.
 """
@@ -28,6 +28,8 @@ import torch_models as models
 
 # As the other peers: fresh memory and caches settle in this time.
 WARM_UP_SECONDS, WARM_UP_STEPS = 1.0, 4
+# As ours on a GPU: steps between two looks at the loss, and the seconds after which it is looked at in any case.
+READ_EVERY, LONGEST_UNREAD = 16, 0.5
 # Draws of a batch's masks of which the one with the median number of tokens is used.
 MASK_DRAWS = 101
 
@@ -332,12 +334,15 @@ def measure(trainer, seconds):
         float(trainer.step())
         steps += 1
     # process_time is user and system time of all threads.
+    every = 1 if trainer.device.startswith("cpu") else READ_EVERY
     steps, cpu, start = 0, time.process_time(), time.perf_counter()
-    before = trainer.step()
-    while time.perf_counter() - start < seconds:
-        before, loss = trainer.step(), float(before)
-        steps += 1
-    steps, loss = steps + 1, float(before)
+    read = start
+    while (now := time.perf_counter()) - start < seconds:
+        loss, steps = trainer.step(), steps + 1
+        if steps % every == 0 or now - read >= LONGEST_UNREAD:
+            loss, read = float(loss), time.perf_counter()
+    # Waits for the last of them.
+    loss = float(loss)
     seconds, cpu, samples = time.perf_counter() - start, time.process_time() - cpu, steps * trainer.batch
     if not math.isfinite(loss):
         sys.exit(f"torch_step: loss is {loss}")

@@ -1,6 +1,6 @@
 //! Operations that the CPU computes in one pass, forward and backward, where the tensor library makes several: GELU,
-//! exponentials, LayerNorm, attention over few tokens, depthwise convolution. On other devices they are the library's, but
-//! for the ways back in `elsewhere`.
+//! exponentials, LayerNorm, attention over few tokens, depthwise convolution, the updates of optimizer and moving average. On
+//! other devices they are the library's, but for the ways back in `elsewhere`.
 //!
 //! The arithmetic is in the files beside, slices to slices; `cpu` runs it over whole batches, and `record` puts it on the
 //! record for the backward pass. All sums have one order, whatever the number of threads and the width of the processor's
@@ -15,6 +15,7 @@ mod lanes;
 mod matrix;
 mod norm;
 mod record;
+mod update;
 
 use std::sync::Arc;
 
@@ -29,6 +30,7 @@ use self::lanes::LANES;
 use self::matrix::Shape;
 
 pub use self::depthwise::KERNEL;
+pub use self::update::Adam;
 
 /// The most tokens over which attention is computed here: beyond, its weights no longer fit a core's caches.
 pub const MOST_TOKENS: usize = 512;
@@ -147,6 +149,32 @@ pub fn depthwise(map: &Tensor<4>, kernels: Tensor<4>, shift: Tensor<1>) -> Optio
     let [numbers, kernels, shift] = [map.clone().into_dispatch(), kernels.into_dispatch(), shift.into_dispatch()];
     let shape = Map { rows, columns, channels };
     Some(Tensor::from_dispatch(<Dispatch as Fused>::fused_depthwise(numbers, kernels, shift, shape)))
+}
+
+/// Whether [`adam`] can be asked about these parameters.
+pub fn can_update(parameters: &Tensor<1>) -> bool {
+    on_cpu(parameters)
+}
+
+/// Parameters and both moments after AdamW's update. Only where [`can_update`] says so.
+///
+/// # Shapes
+/// - all: `[count]`, off the record
+pub fn adam(rule: &Adam, gradient: Tensor<1>, numbers: [Tensor<1>; 3]) -> [Tensor<1>; 3] {
+    cpu::adam(rule, &cpu::array(gradient), numbers.map(cpu::array)).map(cpu::tensor)
+}
+
+/// `average · kept + current · (1 - kept)`
+///
+/// # Shapes
+/// - all: alike, off the record
+pub fn blend<const D: usize>(average: Tensor<D>, current: Tensor<D>, kept: f64) -> Tensor<D> {
+    if on_cpu(&average) {
+        let [average, current] = [average, current].map(cpu::array);
+        cpu::tensor(cpu::blend([kept, 1.0 - kept].map(|share| share as f32), average, &current))
+    } else {
+        average.mul_scalar(kept) + current.mul_scalar(1.0 - kept)
+    }
 }
 
 /// True where [`Fused`] can be asked: 32-bit numbers on the CPU.

@@ -113,7 +113,11 @@ impl Choice {
     /// - output: `[batch, chosen, width]`
     pub fn take_shared(&self, table: Tensor<2>) -> Tensor<3> {
         let [batch, chosen] = self.dims();
-        let [_, width] = table.dims();
+        let [patches, width] = table.dims();
+        // Fixed tables have no way back.
+        if self.lookup == Lookup::Gather && table.is_autodiff() {
+            return self.take(table.unsqueeze::<3>().expand([batch, patches, width]));
+        }
         table.select(0, self.indices.clone().reshape([batch * chosen])).reshape([batch, chosen, width])
     }
 

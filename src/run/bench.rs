@@ -1,5 +1,6 @@
 //! How fast parts of a run are on this machine: the data path alone, the step alone, both together.
 
+use std::mem;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -15,6 +16,7 @@ use crate::telemetry::bottleneck::limiting;
 use crate::telemetry::{Stage, StageTotals, Telemetry, processor_time};
 use crate::train::Trainer;
 use crate::train::device::Placement;
+use crate::train::upload::ON_DEVICE;
 
 /// Batches or steps before the clock starts: caches fill, pools grow to their size, kernels are chosen.
 pub(super) const WARM_UP: usize = 2;
@@ -44,7 +46,8 @@ pub struct StageFigures {
     pub blocked_seconds: f64,
 }
 
-/// Makes a batch or a step, and tells how many samples it had; `None` at the end of the stream.
+/// Makes a batch or a step, and tells how many samples are done since the last was: none while a device is still at it.
+/// `None` at the end of the stream.
 pub(super) type Make<'a> = Box<dyn FnMut() -> Result<Option<usize>> + 'a>;
 
 /// A stretch of time under measurement.
@@ -106,7 +109,7 @@ impl<'a> Clock<'a> {
 /// # Errors
 /// When the data fail or the stream ends before the clock starts.
 pub fn data(plan: &Plan, limit: Duration, runtime: &Handle, telemetry: &Telemetry) -> Result<Figures> {
-    measured("data", "none", batches(plan, 0, runtime, telemetry)?, limit, telemetry)
+    measured("data", "none", batches(plan, 0, runtime, telemetry)?, WARM_UP, limit, telemetry)
 }
 
 /// Training steps on one batch again and again: what the device could do if data were free.
@@ -117,7 +120,7 @@ pub fn step(plan: &Plan, limit: Duration, runtime: &Handle, telemetry: &Telemetr
     let place = plan.config.device.open()?;
     let mut trainer = trainer(plan, &place, plan.config.encoder.weights())?;
     let make = steps(plan, &mut trainer, &place, runtime, telemetry)?;
-    measured("step", &place.name, make, limit, telemetry)
+    measured("step", &place.name, make, WARM_UP, limit, telemetry)
 }
 
 /// Training as it is, data path included, without checkpoints and scores.
@@ -128,23 +131,28 @@ pub fn train(plan: &Plan, limit: Duration, runtime: &Handle, telemetry: &Telemet
     let place = plan.config.device.open()?;
     let mut trainer = trainer(plan, &place, plan.config.encoder.weights())?;
     let make = training(plan, 0, &mut trainer, &place, runtime, telemetry)?;
-    measured("train", &place.name, make, limit, telemetry)
+    // What lies ready while kernels are compiled is used up first, or it would count as if the data path had made it since.
+    let ready = plan.config.stream.batches_ahead + ON_DEVICE;
+    measured("train", &place.name, make, WARM_UP + ready, limit, telemetry)
 }
 
 fn measured(
     what: &'static str,
     device: &str,
     mut make: Make,
+    warm_up: usize,
     limit: Duration,
     telemetry: &Telemetry,
 ) -> Result<Figures> {
-    for _ in 0..WARM_UP {
-        make()?;
+    let (mut made, mut done) = (0, 0);
+    while made < warm_up || done == 0 {
+        let Some(samples) = make()? else { break };
+        (made, done) = (made + 1, samples);
     }
     let mut clock = Clock::start(telemetry, limit);
     while let Some(samples) = make()? {
         clock.count(samples);
-        if clock.is_over() {
+        if samples > 0 && clock.is_over() {
             break;
         }
     }
@@ -170,19 +178,42 @@ pub(super) fn steps<'a>(
     let batch = batch?;
     // The stream's threads would take the processors from the step.
     drop(batches);
-    let mut before = None;
+    let mut asked = Asked::new(place);
     Ok(Box::new(move || {
         let start = Instant::now();
         let report = trainer.step(&batch)?;
-        wait_for(before.replace(report.loss))?;
+        let done = asked.done(report.loss, batch.samples.len())?;
         telemetry.stage(Stage::Train).busy(start.elapsed());
-        Ok(Some(batch.samples.len()))
+        Ok(Some(done))
     }))
 }
 
-/// Reads the loss of the step before: no more than one step is asked of a device that has not done the last.
-fn wait_for(before: Option<Tensor<1>>) -> Result<()> {
-    before.map_or(Ok(()), |loss| Ok(numbers(loss).map(drop)?))
+/// What a device was asked for and is not known to have done. As in training, it is waited for after some steps; after a
+/// while in any case, or short measurements would end late.
+struct Asked {
+    every: usize,
+    steps: usize,
+    samples: usize,
+    since: Instant,
+}
+
+impl Asked {
+    const LONGEST: Duration = Duration::from_millis(500);
+
+    fn new(place: &Placement) -> Self {
+        Self { every: place.read_every, steps: 0, samples: 0, since: Instant::now() }
+    }
+
+    /// Another step; the samples of all that are done now.
+    fn done(&mut self, loss: Tensor<1>, samples: usize) -> Result<usize> {
+        (self.steps, self.samples) = (self.steps + 1, self.samples + samples);
+        if self.steps < self.every && self.since.elapsed() < Self::LONGEST {
+            return Ok(0);
+        }
+        numbers(loss)?;
+        (self.steps, self.since) = (0, Instant::now());
+        Ok(mem::take(&mut self.samples))
+    }
 }
 
 /// Steps on the stream's batches, from step `first` on.
@@ -195,18 +226,18 @@ pub(super) fn training<'a>(
     telemetry: &'a Telemetry,
 ) -> Result<Make<'a>> {
     let mut batches = uploaded(plan, endless(plan, first, runtime, telemetry)?, place, telemetry)?;
-    let mut before = None;
+    let mut asked = Asked::new(place);
     Ok(Box::new(move || {
         let Some((batch, _)) = batches.next_batch() else {
             return Ok(None);
         };
         let (batch, start) = (batch?, Instant::now());
         let report = trainer.step(&batch)?;
-        wait_for(before.replace(report.loss))?;
+        let done = asked.done(report.loss, batch.samples.len())?;
         let meter = telemetry.stage(Stage::Train);
         meter.busy(start.elapsed());
         meter.samples(batch.samples.len() as u64);
-        Ok(Some(batch.samples.len()))
+        Ok(Some(done))
     }))
 }
 

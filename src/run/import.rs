@@ -6,11 +6,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::iter;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+use std::thread::{self, Scope};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
@@ -47,7 +48,8 @@ pub struct Order {
     pub most_bytes: Option<u64>,
     /// Decodes all images, not only JPEGs without an end, to leave out those that cannot be.
     pub check_images: bool,
-    pub workers: usize,
+    /// Threads from the start, and the most of them: there are more while files are waited for.
+    pub workers: (usize, usize),
     /// Writes over a set that is there already.
     pub force: bool,
 }
@@ -190,13 +192,11 @@ fn take_all(
     writer: &mut SetWriter,
     tell: &mut dyn FnMut(Step),
 ) -> Result<u64> {
-    let belt = Belt::new(MOST_WAITING_BYTES + WORKER_BYTES * order.workers as u64);
+    let belt = Belt::new(MOST_WAITING_BYTES + WORKER_BYTES * order.workers.0 as u64);
+    let crew = Crew { belt: &belt, line, check_images: order.check_images, hired: 0.into(), most: order.workers.1 };
     thread::scope(|scope| {
-        let spawn = |number: usize| {
-            let thread = thread::Builder::new().name(format!("saccade-import-{number}"));
-            thread.spawn_scoped(scope, || work(&belt, line, order.check_images)).map(drop)
-        };
-        let started = (0..order.workers).try_for_each(spawn).context("threads of --workers cannot be started");
+        let mut hired = (0..order.workers.0).map(|_| crew.hire(scope));
+        let started = hired.try_for_each(|hired| hired.context("threads of --workers cannot be started"));
         let written = started.and_then(|()| write_all(&belt, writer, skipped, tell));
         if written.is_err() {
             writer.save_ended();
@@ -355,32 +355,58 @@ impl Line {
     }
 }
 
-/// A worker's life: the next samples, until there are none.
-fn work(belt: &Belt<Vec<Result<Outcome, ImportError>>>, line: &Mutex<Line>, check_images: bool) {
-    let mut shrinker = Shrinker::default();
-    loop {
-        // Locked while it waits for room, as all others would have to wait too; then turns are in the samples' order.
-        let mut next = line.lock().unwrap_or_else(PoisonError::into_inner);
-        if next.ended || !belt.wait() {
-            return;
+/// Those who read and look.
+struct Crew<'a> {
+    belt: &'a Belt<Vec<Result<Outcome, ImportError>>>,
+    line: &'a Mutex<Line>,
+    check_images: bool,
+    hired: AtomicUsize,
+    most: usize,
+}
+
+impl Crew<'_> {
+    fn hire<'s>(&'s self, scope: &'s Scope<'s, '_>) -> io::Result<()> {
+        let number = self.hired.fetch_add(1, Relaxed);
+        if number >= self.most {
+            return Ok(());
         }
-        // Begun before, so that a panic within closes the belt while nobody else can begin one.
-        let mut turn = belt.begin(0);
-        let group = next.group();
-        let ended = next.ended;
-        turn.expect(group.iter().flatten().map(Found::bytes).sum());
-        drop(next);
-        let mut look = |found: Result<Found, ImportError>| {
-            let Found { item, key, is_new } = found?;
-            if is_new {
-                return look_at(&item, key, check_images, &mut shrinker);
+        let thread = thread::Builder::new().name(format!("saccade-import-{number}"));
+        thread.spawn_scoped(scope, move || self.work(scope)).map(drop)
+    }
+
+    /// A worker's life: the next samples, until there are none.
+    fn work<'s>(&'s self, scope: &'s Scope<'s, '_>) {
+        let mut shrinker = Shrinker::default();
+        loop {
+            // Locked while it waits for room, as all others would have to wait too; then turns are in the samples' order.
+            let mut next = self.line.lock().unwrap_or_else(PoisonError::into_inner);
+            if next.ended || !self.belt.wait() {
+                return;
             }
-            Ok(dropped(&item, key, DUPLICATE, "the same file or member came before".into()))
-        };
-        let ending = ended.then_some(Ok(Outcome::End));
-        let outcomes: Vec<Result<Outcome, ImportError>> = group.into_iter().map(&mut look).chain(ending).collect();
-        let bytes = outcomes.iter().flatten().map(Outcome::bytes).sum();
-        turn.finish(outcomes, bytes);
+            // Begun before, so that a panic within closes the belt while nobody else can begin one.
+            let mut turn = self.belt.begin(0);
+            let group = next.group();
+            let ended = next.ended;
+            turn.expect(group.iter().flatten().map(Found::bytes).sum());
+            drop(next);
+            // A disk, and a network's much more, gives more to many; what is in memory is read best by one a core.
+            let is_waited_for = || group.iter().flatten().next().is_some_and(|found| found.item.is_waited_for());
+            if self.hired.load(Relaxed) < self.most && !ended && is_waited_for() {
+                // Without another it goes on as well.
+                let _ = self.hire(scope);
+            }
+            let mut look = |found: Result<Found, ImportError>| {
+                let Found { item, key, is_new } = found?;
+                if is_new {
+                    return look_at(&item, key, self.check_images, &mut shrinker);
+                }
+                Ok(dropped(&item, key, DUPLICATE, "the same file or member came before".into()))
+            };
+            let ending = ended.then_some(Ok(Outcome::End));
+            let outcomes: Vec<Result<Outcome, ImportError>> = group.into_iter().map(&mut look).chain(ending).collect();
+            let bytes = outcomes.iter().flatten().map(Outcome::bytes).sum();
+            turn.finish(outcomes, bytes);
+        }
     }
 }
 

@@ -21,17 +21,17 @@ use crate::shard::write::free_bytes;
 use crate::telemetry::{Activity, Gauge, Stage, Telemetry};
 use crate::train::collapse::{Kind, Output};
 use crate::train::device::Placement;
-use crate::train::probe::Probed;
 use crate::train::step::PROBE;
 use crate::train::step::TrainerState;
 use crate::train::upload::DeviceBatch;
 use crate::train::{Outputs, StepReport, Trainer, Uploader, Watch};
 
-/// A step whose loss has not been read from the device yet.
+/// A step whose numbers have not been read from the device yet.
 struct Unread {
     report: StepReport,
-    /// Of the target encoder, `[iterations + 1]`, at the steps at which features are judged.
-    energies: Option<Tensor<1>>,
+    /// Loss, gradient norm, deviation of the target's features, terms, what the probe had right, and energies, which are
+    /// read together: each reading waits for all that was asked of the device.
+    numbers: Tensor<1>,
     samples: Vec<u32>,
     waited: Duration,
 }
@@ -157,7 +157,8 @@ impl<'a> Training<'a> {
         self.counts = batch.counts;
         self.done = batch.step + 1;
         let energies = if Watch::judges(batch.step) { self.trainer.energies(&batch) } else { None };
-        self.unread.push_back(Unread { report, energies, samples: batch.samples, waited });
+        let numbers = numbers_of(&report, energies);
+        self.unread.push_back(Unread { report, numbers, samples: batch.samples, waited });
         Ok(())
     }
 
@@ -166,10 +167,16 @@ impl<'a> Training<'a> {
     /// A GPU works on after a step was asked of it; reading waits for that work, so it is shared out among the steps.
     fn read_reports(&mut self, around: &mut Surroundings) -> Result<()> {
         let (start, unread) = (Instant::now(), std::mem::take(&mut self.unread));
-        let lines: Result<Vec<StepLine>, DeviceFailure> = unread.iter().map(Unread::line).collect();
-        let mut lines = lines.with_context(|| format!("after step {}", self.done))?;
+        if unread.is_empty() {
+            self.last = Instant::now();
+            return Ok(());
+        }
+        let all = Tensor::cat(unread.iter().map(|unread| unread.numbers.clone()).collect(), 0);
+        let all = numbers(all).with_context(|| format!("after step {}", self.done))?;
+        let mut all = all.into_iter().map(f64::from);
+        let mut lines: Vec<StepLine> = unread.iter().map(|unread| unread.line(&mut all)).collect();
         let read = start.elapsed();
-        let steps = unread.len().max(1) as u32;
+        let steps = unread.len() as u32;
         let each = self.last.elapsed() / steps;
         self.last = Instant::now();
         for (line, unread) in lines.iter_mut().zip(&unread) {
@@ -342,35 +349,43 @@ fn watched(watch: &mut Watch, report: &StepReport, line: &mut StepLine) -> Resul
     Ok(())
 }
 
+/// What of a step is read back, in the order of [`Unread::line`].
+///
+/// # Shapes
+/// - `energies`: `[iterations + 1]`, of the target encoder
+fn numbers_of(report: &StepReport, energies: Option<Tensor<1>>) -> Tensor<1> {
+    let deviation = report.outputs.target.clone().var_bias(0).sqrt().mean();
+    let first = [report.loss.clone(), report.gradient_norm.clone(), deviation];
+    let terms = report.terms.iter().map(|(_, term)| term.clone());
+    let right = report.probed.as_ref().map(|probed| probed.right.clone());
+    Tensor::cat(first.into_iter().chain(terms).chain(right).chain(energies).collect(), 0)
+}
+
 impl Unread {
-    /// The line of `steps.jsonl`, less the rate, which only whoever reads several steps at once can tell.
-    fn line(&self) -> Result<StepLine, DeviceFailure> {
+    /// The line of `steps.jsonl`, less the rate, which only whoever reads several steps at once can tell. `all` are the
+    /// numbers of this step and of those after it.
+    fn line(&self, all: &mut impl Iterator<Item = f64>) -> StepLine {
         let report = &self.report;
-        let read =
-            |tensor: &Tensor<1>| Ok(numbers(tensor.clone())?.first().map_or(f64::NAN, |number| f64::from(*number)));
-        let energies = self.energies.clone().map_or_else(|| Ok(Vec::new()), numbers)?;
-        let terms = report.terms.iter().map(|(name, term)| Ok((*name, read(term)?)));
-        Ok(StepLine {
+        let [count] = self.numbers.dims();
+        let mut own = all.take(count);
+        let mut next = || own.next().unwrap_or(f64::NAN);
+        StepLine {
             step: report.step,
             epoch: report.epoch,
-            loss: read(&report.loss)?,
-            terms: terms.collect::<Result<_, DeviceFailure>>()?,
+            loss: next(),
+            gradient_norm: next(),
+            target_deviation: next(),
+            terms: report.terms.iter().map(|(name, _)| (*name, next())).collect(),
+            probe: report.probed.as_ref().map(|probed| ProbeCount { right: next() as u64, of: probed.of as u64 }),
+            energies: own.collect(),
             learning_rate: report.learning_rate,
             weight_decay: report.weight_decay,
             ema_decay: report.ema_decay,
-            gradient_norm: read(&report.gradient_norm)?,
-            target_deviation: read(&report.outputs.target.clone().var_bias(0).sqrt().mean())?,
-            probe: report
-                .probed
-                .as_ref()
-                .map(|Probed { right, of }| Ok(ProbeCount { right: read(right)? as u64, of: *of as u64 }))
-                .transpose()?,
             features: Default::default(),
-            energies: energies.into_iter().map(f64::from).collect(),
             collapses: Vec::new(),
             samples_per_second: 0.0,
             data_wait_seconds: self.waited.as_secs_f64(),
-        })
+        }
     }
 }
 

@@ -407,23 +407,24 @@ fn window(what: What, mut make: Make, time: Duration, telemetry: &Telemetry) -> 
         made += 1;
         make()?.context("the stream has ended")
     };
+    let mut done = 0;
     for number in 0.. {
-        let enough = number >= bench::WARM_UP && begin.elapsed() >= time / WARM_UP_SHARE;
+        let enough = done > 0 && number >= bench::WARM_UP && begin.elapsed() >= time / WARM_UP_SHARE;
         // A device compiles its kernels in the first steps, however long that takes.
         if enough || (what != What::Step && number > 0 && begin.elapsed() >= time) {
             break;
         }
-        next()?;
+        done = next()?;
     }
     let limit = time.saturating_sub(begin.elapsed());
     let mut clock = Clock::start(telemetry, limit);
     let mut slices = Vec::new();
     let (mut since, mut samples) = (Instant::now(), 0);
-    while slices.is_empty() || !clock.is_over() {
-        let more = next()?;
-        clock.count(more);
-        samples += more;
-        if since.elapsed() >= limit / SLICES {
+    while slices.is_empty() || done == 0 || !clock.is_over() {
+        done = next()?;
+        clock.count(done);
+        samples += done;
+        if done > 0 && since.elapsed() >= limit / SLICES {
             slices.push(samples as f64 / since.elapsed().as_secs_f64());
             (since, samples) = (Instant::now(), 0);
         }

@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::Tensor;
 
+use crate::model::fused;
+
 /// Moves `target` towards `encoder`: `target · decay + encoder · (1 - decay)`. Fixed parameters stay as they are.
 pub fn blend<M: Module>(target: M, encoder: &M, decay: f64) -> M {
     let mut current = Parameters(HashMap::new());
@@ -38,7 +40,7 @@ impl ModuleMapper for Blend {
         let decay = self.decay;
         param.map(|average| {
             let current = current.reshape(average.dims());
-            average.mul_scalar(decay) + current.mul_scalar(1.0 - decay)
+            fused::blend(average, current, decay)
         })
     }
 }

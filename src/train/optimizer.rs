@@ -1,4 +1,4 @@
-//! Gradients and the optimizer: AdamW as the I-JEPA authors set it, over burn's own update rule.
+//! Gradients and the optimizer: AdamW as the I-JEPA authors set it; on the CPU in one pass, elsewhere by burn's own rule.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -6,6 +6,7 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::optim::{AdamWConfig, AdamWState, AdaptiveMomentumState, Optimizer};
 use burn::tensor::{Device, Tensor, TensorData};
 
+use crate::model::fused::{self, Adam};
 use crate::model::weights::{Array, Weights, WeightsError};
 use crate::model::{DeviceFailure, numbers};
 
@@ -93,18 +94,8 @@ impl AdamW {
 
     /// Updates every parameter that has a gradient.
     pub fn step<M: Module>(&mut self, module: M, gradients: Gradients, learning_rate: f64, weight_decay: f64) -> M {
-        let rule = |decay: f64| {
-            let config = AdamWConfig::new().with_beta_1(BETAS[0]).with_beta_2(BETAS[1]).with_epsilon(EPSILON);
-            config.with_weight_decay(decay as f32).build()
-        };
-        let mut update = Update {
-            decayed: rule(weight_decay),
-            plain: rule(0.0),
-            learning_rate,
-            gradients: gradients.0.into_iter().collect(),
-            moments: &mut self.moments,
-        };
-        module.map(&mut update)
+        let gradients = gradients.0.into_iter().collect();
+        module.map(&mut Update { learning_rate, weight_decay, gradients, moments: &mut self.moments })
     }
 
     /// The moments by the names of the parameters: `moment1.NAME`, `moment2.NAME`; and how often each was updated.
@@ -155,9 +146,8 @@ impl AdamW {
 }
 
 struct Update<'a> {
-    decayed: burn::optim::AdamW,
-    plain: burn::optim::AdamW,
     learning_rate: f64,
+    weight_decay: f64,
     gradients: HashMap<ParamId, Tensor<1>>,
     moments: &'a mut HashMap<ParamId, AdamWState<1>>,
 }
@@ -169,15 +159,45 @@ impl ModuleMapper for Update<'_> {
         };
         // Moments are kept flat, so that one type of state serves parameters of every rank.
         let id = param.id;
-        let rule = if D > 1 { &self.decayed } else { &self.plain };
+        let decay = if D > 1 { self.weight_decay as f32 } else { 0.0 };
         param.map(|tensor| {
             let shape = tensor.dims();
             let flat = tensor.inner().reshape([gradient.dims()[0]]);
-            let (flat, state) = rule.step(self.learning_rate, flat, gradient, self.moments.remove(&id));
-            if let Some(state) = state {
-                self.moments.insert(id, state);
-            }
+            let before = self.moments.remove(&id);
+            let (flat, after) = if fused::can_update(&flat) {
+                in_one_pass(self.learning_rate, decay, flat, gradient, before)
+            } else {
+                by_library(self.learning_rate, decay, flat, gradient, before)
+            };
+            self.moments.extend(after.map(|after| (id, after)));
             Tensor::from_inner(flat.reshape(shape)).require_grad()
         })
     }
+}
+
+/// A parameter after an update, and its moments.
+type Updated = (Tensor<1>, Option<AdamWState<1>>);
+
+fn by_library(rate: f64, decay: f32, flat: Tensor<1>, gradient: Tensor<1>, before: Option<AdamWState<1>>) -> Updated {
+    let [beta_1, beta_2] = BETAS;
+    let config = AdamWConfig::new().with_beta_1(beta_1).with_beta_2(beta_2).with_epsilon(EPSILON);
+    config.with_weight_decay(decay).build().step(rate, flat, gradient, before)
+}
+
+/// The same, to the bit, by [`fused::adam`].
+fn in_one_pass(rate: f64, decay: f32, flat: Tensor<1>, gradient: Tensor<1>, before: Option<AdamWState<1>>) -> Updated {
+    let none = || Tensor::zeros(flat.dims(), &flat.device());
+    let moments = before.map(|before| before.momentum);
+    let (time, moment_1, moment_2) =
+        moments.map_or_else(|| (0, none(), none()), |moments| (moments.time, moments.moment_1, moments.moment_2));
+    let rule = Adam {
+        betas: BETAS,
+        epsilon: EPSILON,
+        learning_rate: rate as f32,
+        left: (1.0 - rate * f64::from(decay)) as f32,
+        time: time as i32 + 1,
+    };
+    let [flat, moment_1, moment_2] = fused::adam(&rule, gradient, [flat, moment_1, moment_2]);
+    let momentum = AdaptiveMomentumState { time: time + 1, moment_1, moment_2, max_moment_2: None };
+    (flat, Some(AdamWState { momentum }))
 }

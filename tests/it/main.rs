@@ -84,6 +84,7 @@ mod tidy;
 use std::path::PathBuf;
 
 use ::saccade::train::DeviceChoice;
+use ::saccade::train::device::Placement;
 use burn::tensor::Device;
 
 /// The folder of reference data: `SACCADE_REFERENCE` when set, the copies in the repository otherwise.
@@ -94,8 +95,12 @@ fn reference() -> PathBuf {
 
 /// Where models are compared with their references: the device that `SACCADE_DEVICE` names (`cuda:0`), or the CPU.
 fn device() -> Device {
+    placement().device
+}
+
+fn placement() -> Placement {
     let named = std::env::var("SACCADE_DEVICE").unwrap_or_else(|_| "cpu".into());
-    named.parse::<DeviceChoice>().and_then(DeviceChoice::open).unwrap().device
+    named.parse::<DeviceChoice>().and_then(DeviceChoice::open).unwrap()
 }
 
 /// By how much more than on the CPU results may differ there: products of a GPU may have 11 bits in place of 24. No GPU

@@ -55,7 +55,7 @@ pub struct ImportArgs {
     /// Imports a share alone: part I of N, counted from 0
     #[arg(long, value_name = "I/N", value_parser = part)]
     part: Option<Part>,
-    /// Threads that read; one per core when left out
+    /// Threads that read; when left out one per core, and up to 16 while files are waited for and not all images are decoded
     #[arg(long, value_name = "W", value_parser = workers())]
     workers: Option<u16>,
     /// Writes over a set that is there already
@@ -68,6 +68,9 @@ pub struct ImportArgs {
 
 /// As large as is read at the full rate of a network's disk, and small enough to shuffle by.
 const USUAL_SHARD_BYTES: u64 = 256_000_000;
+
+/// More of them got hardly more of a disk.
+const MOST_READERS: usize = 16;
 
 pub fn run(args: ImportArgs) -> Result<()> {
     let Some(stem) = args.source.file_stem().or_else(|| args.name.as_deref().map(AsRef::as_ref)) else {
@@ -90,7 +93,11 @@ pub fn run(args: ImportArgs) -> Result<()> {
         most_samples: args.samples,
         most_bytes,
         check_images: args.check_images,
-        workers: args.workers.map_or_else(cores, usize::from),
+        workers: match args.workers {
+            Some(workers) => (workers.into(), workers.into()),
+            None if args.check_images => (cores(), cores()),
+            None => (cores(), cores().max(MOST_READERS)),
+        },
         force: args.force,
     };
     let mut progress = Progress { bar: None, begun: Instant::now(), taken: 0, before: 0, all: 0 };

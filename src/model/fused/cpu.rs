@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use burn::backend::Flex;
 use burn::backend::tensor::FloatTensor;
-use burn::tensor::TensorData;
+use burn::backend::{BackendTensor, DispatchAutodiffContext, DispatchTensor, DispatchTensorKind, Flex};
+use burn::tensor::{Tensor, TensorData};
 use rayon::prelude::*;
 
 use super::attend::{self, Given, Room};
 use super::depthwise::{self, KERNEL, Map};
 use super::matrix::Shape;
+use super::update::{self, Adam};
 use super::{Fused, gelu, norm};
 
 pub type Array = FloatTensor<Flex>;
@@ -131,6 +132,41 @@ fn written(like: &Array, write: impl FnOnce(&mut [f32])) -> Array {
     let mut into = Array::empty(like.layout().shape().clone(), like.dtype());
     write(into.storage_mut::<f32>());
     into
+}
+
+/// The array of a tensor that is on the CPU and off the record.
+pub fn array<const D: usize>(tensor: Tensor<D>) -> Array {
+    match tensor.into_dispatch().kind {
+        DispatchTensorKind::Flex(BackendTensor::Float(array)) => array,
+        _ => unreachable!("only tensors of the CPU that are off the record are updated here"),
+    }
+}
+
+pub fn tensor<const D: usize>(array: Array) -> Tensor<D> {
+    let kind = DispatchTensorKind::Flex(BackendTensor::Float(array));
+    Tensor::from_dispatch(DispatchTensor { kind, autodiff: DispatchAutodiffContext::Disabled })
+}
+
+/// Parameters and both moments after an update.
+pub fn adam(rule: &Adam, gradient: &Array, numbers: [Array; 3]) -> [Array; 3] {
+    let gradient = gradient.to_contiguous();
+    let mut numbers = numbers.map(dense);
+    let [parameters, first, second] =
+        numbers.each_mut().map(|array| array.storage_mut::<f32>().par_chunks_mut(AT_ONCE));
+    let parts = gradient.storage::<f32>().par_chunks(AT_ONCE).zip(parameters).zip(first.zip(second));
+    parts.for_each(|((gradient, parameters), (first, second))| {
+        update::adam(rule, gradient, parameters, first, second);
+    });
+    numbers
+}
+
+/// An average after a step of so large shares.
+pub fn blend([kept, taken]: [f32; 2], average: Array, current: &Array) -> Array {
+    let (mut average, current) = (dense(average), current.to_contiguous());
+    let averages = average.storage_mut::<f32>().par_chunks_mut(AT_ONCE);
+    let parts = current.storage::<f32>().par_chunks(AT_ONCE).zip(averages);
+    parts.for_each(|(current, averages)| update::blend(kept, taken, current, averages));
+    average
 }
 
 /// The array itself where it lies row by row: it is then written to without a copy, unless others hold it too.

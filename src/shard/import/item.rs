@@ -11,7 +11,7 @@ use rustix::buffer::spare_capacity;
 
 use super::ImportError;
 use super::truth::is_id;
-use crate::shard::files::{OpenFiles, Opened};
+use crate::shard::files::{OpenFiles, Opened, read_at_once};
 use crate::shard::index::Stamp;
 use crate::shard::set::MOST_IMAGE_BYTES;
 use crate::shard::table::IMAGE_ENDINGS;
@@ -146,6 +146,12 @@ impl Item {
             Place::Member { length, .. } => BLOCK + length.next_multiple_of(BLOCK),
             _ => self.bytes(),
         }
+    }
+
+    /// Whether it is a file that is not in memory, or of a system that does not tell.
+    pub fn is_waited_for(&self) -> bool {
+        let Place::File { root, path, .. } = &self.place else { return false };
+        File::open(root.join(path)).is_ok_and(|file| !read_at_once(&file, 0, &mut [0]))
     }
 
     /// # Errors

@@ -236,8 +236,19 @@ impl Shared {
     }
 }
 
+/// Tells whoever waits that the thread is gone, were it by a panic.
+struct Gone<'s>(&'s Shared);
+
+impl Drop for Gone<'_> {
+    fn drop(&mut self) {
+        self.0.lock().has_failed = true;
+        self.0.changed.notify_all();
+    }
+}
+
 /// The thread's life.
 fn serve(shared: &Shared, link: &mut Link) {
+    let _gone = Gone(shared);
     while let Some(name) = shared.next() {
         let outcome = link.send(shared, &name);
         let mut state = shared.lock();

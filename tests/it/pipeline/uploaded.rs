@@ -2,15 +2,16 @@
 
 use std::ops::Range;
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Tensor;
 use saccade::pipeline::saccade::{Filter, Moved, SaccadeConfig};
 use saccade::pipeline::{MaskMode, StreamSpec, bytes_in_flight};
 use saccade::telemetry::Stage;
 use saccade::train::upload::{Images, in_flight};
-use saccade::train::{DeviceChoice, Normalisation, Uploader};
+use saccade::train::{Normalisation, Uploader};
 
 use super::{Bench, Counts, config, picture, spec};
 use crate::exposition::{parse, value};
+use crate::{device, placement};
 
 const SIDE: usize = 16;
 const STEPS: Range<u64> = 0..12;
@@ -48,15 +49,14 @@ fn saccade() -> SaccadeConfig {
 }
 
 fn uploader(bench: &Bench, spec: &StreamSpec) -> Uploader {
-    let place = DeviceChoice::Cpu { ranks: 1 }.open().unwrap();
     let pipeline = bench.start(spec, config(2), STEPS, Counts::default());
-    Uploader::start(pipeline, SIDE, PIXELS, &place, &bench.telemetry).unwrap()
+    Uploader::start(pipeline, SIDE, PIXELS, &placement(), &bench.telemetry).unwrap()
 }
 
 fn uploads(spec: &StreamSpec, views: usize) {
     let bench = Bench::new(&[30, 30], picture);
     let mut plain = bench.start(spec, config(2), STEPS, Counts::default());
-    let (mut uploader, device) = (uploader(&bench, spec), Device::flex());
+    let (mut uploader, device) = (uploader(&bench, spec), device());
     let mut bytes = 0;
     while let Some((batch, _)) = uploader.next_batch() {
         let (ours, theirs) = (batch.unwrap(), plain.next().unwrap().unwrap());
@@ -115,7 +115,7 @@ fn what_is_uploaded_is_counted_among_the_bytes_in_flight() {
 
 #[test]
 fn values_from_elsewhere_are_given_view_by_view() {
-    let device = Device::flex();
+    let device = device();
     let values: Vec<f32> = (0..4 * 2 * 3 * 2 * 2).map(|number| number as f32).collect();
     let values = Tensor::<1>::from_floats(values.as_slice(), &device).reshape([4, 2, 3, 2, 2]);
     let images = Images::Values(values);
