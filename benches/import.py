@@ -89,7 +89,7 @@ def main():
     blocks = round((total + len(pictures) * 1792) / (4 << 20))
     bare_disk = f"dd if=/dev/zero bs=4M oflag=direct conv=fsync of='{out}/x' count={blocks}"
     if options.cold:
-        bare_disk = f"find -L '{tree}' -type f -print0 | xargs -0 -n 100 -P 16 cat > /dev/null & {bare_disk}; wait"
+        bare_disk = f"find -L '{tree}' -type f -print0 | xargs -0 -n 100 -P 16 cat > /dev/null & {bare_disk}; done=$?; wait; exit $done"
     plain = {
         "webdataset": [sys.executable, "-c", BY_WEBDATASET, tree, out],
         "tar": ["tar", "-h", "--sort=name", "--format=ustar", "-cf", out / "s.tar", "-C", tree, "."],
@@ -106,6 +106,7 @@ def main():
             if options.cold:
                 os.sync()
                 pathlib.Path("/proc/sys/vm/drop_caches").write_text("3")
+                subprocess.run([sys.executable, "-c", "import webdataset"], check=True)
             *figures, _ = timed(ways[name], out)
             found[name].append(figures)
     for name, rounds in found.items():

@@ -5,6 +5,7 @@ import datetime
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -16,7 +17,7 @@ import time
 # Results of models against references; results of steps computed in other ways.
 TESTS = ["references::", "convnext::", "energy::tokens_go", "energy::chosen_tokens", "energy::gradients_of"]
 TESTS += ["fused::gelu_is_the", "fused::gelu_elsewhere", "fused::norm", "fused::attention_elsewhere", "uploaded::"]
-TESTS += ["steps::precision::gradients", "steps::recompute::gradients", "steps::ranks", "steps::failures"]
+TESTS += ["steps::precision::gradients", "steps::recompute::gradients", "steps::ranks::ranks_have", "steps::failures"]
 # Some minutes of training.
 TESTS += ["steps::precision::losses"]
 # A name, a pipeline file, changes to it, and whether blocks are computed again to fit.
@@ -78,6 +79,10 @@ def over(*_):
 class Check:
     def __init__(self, options):
         self.options, self.failures, self.found, self.began = options, [], {}, time.monotonic()
+        if options.only != PARTS and options.json.stat().st_size > 0:
+            # What an earlier call found.
+            found = json.loads(options.json.read_text())
+            self.found = {part: found[part] for part in PARTS if part in found}
         self.is_cpu = options.device.startswith("cpu")
         self.end = self.began + 60 * options.minutes
         self.shards = [f"data.train={options.data or TRAIN_SHARDS}", f"data.validation={OTHER_SHARDS}", "data.window=4"]
@@ -95,6 +100,8 @@ class Check:
             raise Over
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=min(seconds, left), env=environment)
+        except OSError as error:
+            return None, f"{command[0]}: {error.strerror}"
         except subprocess.TimeoutExpired as late:
             said = (late.stdout or b"").decode(errors="replace") if not isinstance(late.stdout, str) else late.stdout
             return said, f"not done after {min(seconds, left):.0f} s"
@@ -148,6 +155,8 @@ class Check:
 
     def attention(self):
         if not os.access(self.options.attention, os.X_OK):
+            if "attention" in self.options.only and self.options.only != PARTS:
+                self.failed("benchmark of attention", "is not built")
             return
         said, why = self.call(self.options.attention, self.options.device)
         if why:
@@ -179,8 +188,8 @@ class Check:
 
     def fitting(self, name, changes):
         """The changes with a batch that is to fit the GPU, and the bytes that its step is expected to take."""
-        total = self.found["machine"]["gpu"]
-        total = float("inf") if total is None else MOST_OF_MEMORY * float(total.split(",")[2].split()[0]) * 2**20
+        mib = re.search(r"(\d+) MiB", self.found["machine"]["gpu"] or "")
+        total = MOST_OF_MEMORY * int(mib[1]) * 2**20 if mib else float("inf")
         while True:
             said, why = self.call(self.options.saccade, "check", *self.file(name, changes), "--json")
             if why:
@@ -219,13 +228,14 @@ class Check:
         """The data path and the step, alone and together, by the number of workers."""
         name, changes = (SMALL if self.is_cpu else MODELS)[0][1:3]
         changes = ["train.accumulate=1", "train.precision=" + ("f32" if self.is_cpu else "bf16"), *changes]
+        changes = self.fitting(name, changes)[0]
         step, found = self.bench("step", name, changes), []
         cores = len(os.sched_getaffinity(0))
         for workers in [1, 2] if self.is_cpu else [4, 8, 16]:
             here = [*changes, f"stream.workers={workers}"]
             alone, both = self.bench("data", name, here), self.bench("train", name, here)
             if not (step and alone and both):
-                continue
+                return
             least = min(step["samples_per_second"], alone["samples_per_second"])
             waits = sum(stage["starved_seconds"] for stage in both["stages"] if stage["stage"] == "train")
             found.append({
@@ -344,12 +354,13 @@ def main():
         options.json.touch()
     except OSError as error:
         sys.exit(f"gpu-check: --json {options.json}: {error.strerror}")
+    options.torch = options.torch and os.path.abspath(options.torch)
     os.chdir(options.root)
-    signal.signal(signal.SIGTERM, over)
     check, left = Check(options), list(options.only)
     check.ready()
     check.save("machine", check.machine())
     print(check.found["machine"])
+    signal.signal(signal.SIGTERM, over)
     with tempfile.TemporaryDirectory(prefix="gpu-check-") as folder:
         folder = pathlib.Path(folder)
         parts = {

@@ -115,7 +115,7 @@ impl Choice {
         let [batch, chosen] = self.dims();
         let [patches, width] = table.dims();
         // Fixed tables have no way back.
-        if self.lookup == Lookup::Gather && table.is_autodiff() {
+        if self.lookup == Lookup::Gather && table.is_tracked() {
             return self.take(table.unsqueeze::<3>().expand([batch, patches, width]));
         }
         table.select(0, self.indices.clone().reshape([batch * chosen])).reshape([batch, chosen, width])

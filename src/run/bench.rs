@@ -131,8 +131,8 @@ pub fn train(plan: &Plan, limit: Duration, runtime: &Handle, telemetry: &Telemet
     let place = plan.config.device.open()?;
     let mut trainer = trainer(plan, &place, plan.config.encoder.weights())?;
     let make = training(plan, 0, &mut trainer, &place, runtime, telemetry)?;
-    // What lies ready while kernels are compiled is used up first, or it would count as if the data path had made it since.
-    let ready = plan.config.stream.batches_ahead + ON_DEVICE;
+    // What lies ready while a GPU's kernels are compiled is used up first, or it would count as if it had been made since.
+    let ready = if place.is_cpu() { 0 } else { plan.config.stream.batches_ahead + ON_DEVICE };
     measured("train", &place.name, make, WARM_UP + ready, limit, telemetry)
 }
 

@@ -411,7 +411,7 @@ fn window(what: What, mut make: Make, time: Duration, telemetry: &Telemetry) -> 
     for number in 0.. {
         let enough = done > 0 && number >= bench::WARM_UP && begin.elapsed() >= time / WARM_UP_SHARE;
         // A device compiles its kernels in the first steps, however long that takes.
-        if enough || (what != What::Step && number > 0 && begin.elapsed() >= time) {
+        if enough || (what != What::Step && done > 0 && begin.elapsed() >= time) {
             break;
         }
         done = next()?;

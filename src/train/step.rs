@@ -220,6 +220,14 @@ impl Trainer {
         let target_projector = weights::take_prefix(&mut weights, "target_projector.");
         let mut moments = weights::with_prefix(weights::take_prefix(&mut weights, "moment1."), "moment1.");
         moments.extend(weights::with_prefix(weights::take_prefix(&mut weights, "moment2."), "moment2."));
+        // A moment is flat, so that only its parameter tells how long it is to be.
+        for (name, moment) in &moments {
+            let parameter = name.split_once('.').and_then(|(_, name)| weights.get(name));
+            if let Some(parameter) = parameter.filter(|parameter| parameter.values.len() != moment.values.len()) {
+                let (needed, found) = (vec![parameter.values.len()], moment.shape.clone());
+                return Err(WeightsError::Shape { name: name.clone(), found, needed });
+            }
+        }
         weights::apply(&mut self.model, weights)?;
         weights::apply(&mut self.target, target)?;
         weights::apply(&mut self.target_projector, target_projector)?;

@@ -151,6 +151,8 @@ pub fn tensor<const D: usize>(array: Array) -> Tensor<D> {
 pub fn adam(rule: &Adam, gradient: &Array, numbers: [Array; 3]) -> [Array; 3] {
     let gradient = gradient.to_contiguous();
     let mut numbers = numbers.map(dense);
+    let count = gradient.storage::<f32>().len();
+    assert!(numbers.iter().all(|array| array.storage::<f32>().len() == count), "moments of another parameter");
     let [parameters, first, second] =
         numbers.each_mut().map(|array| array.storage_mut::<f32>().par_chunks_mut(AT_ONCE));
     let parts = gradient.storage::<f32>().par_chunks(AT_ONCE).zip(parameters).zip(first.zip(second));

@@ -1,5 +1,5 @@
 //! What an optimizer and a moving average make of numbers. Numbers to numbers, in the order of the tensor library's own
-//! operations, so that they give the same bits.
+//! operations, so that they give the same bits (but for the sign of a moment's zero).
 
 use super::lanes::for_processors;
 

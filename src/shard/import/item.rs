@@ -151,7 +151,8 @@ impl Item {
     /// Whether it is a file that is not in memory, or of a system that does not tell.
     pub fn is_waited_for(&self) -> bool {
         let Place::File { root, path, .. } = &self.place else { return false };
-        File::open(root.join(path)).is_ok_and(|file| !read_at_once(&file, 0, &mut [0]))
+        // What is empty has nothing in memory either.
+        self.bytes() > 0 && File::open(root.join(path)).is_ok_and(|file| !read_at_once(&file, 0, &mut [0]))
     }
 
     /// # Errors

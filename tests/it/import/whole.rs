@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::SystemTime;
 
+use rustix::fs::{Advice, fadvise};
 use serde_json::Value;
 
 use super::{Place, Sample, image, shards, tar_of};
@@ -48,6 +49,23 @@ fn the_same_source_and_seed_give_the_same_bytes_for_any_number_of_workers() {
     assert!(drawn != plain && drawn != set("other", &["--shuffle", "2"]));
     assert_eq!(plain.iter().filter(|(name, _)| name.ends_with(".tar")).count(), 6);
     assert_eq!(sorted(place.samples("plain")), sorted(place.samples("drawn")));
+}
+
+#[test]
+fn more_workers_that_come_while_files_are_waited_for_change_no_byte() {
+    let place = Place::new();
+    let all = super::samples(&root().join("shards/fashion-validation-000000.tar"));
+    for number in 0..1500 {
+        place.write(&format!("tree/c{}/{number:04}.jpg", number % 4), &all[number % 40].image);
+        let file = File::open(place.path(&format!("tree/c{}/{number:04}.jpg", number % 4))).unwrap();
+        // Only what is on the disk can leave the memory; where the folder is in memory itself, nobody is waited for.
+        file.sync_data().unwrap();
+        fadvise(&file, 0, None, Advice::DontNeed).unwrap();
+    }
+    place.import("tree", "grown", &["--samples", "400"]);
+    place.import("tree", "one", &["--samples", "400", "--workers", "1"]);
+    assert!(contents(&place.path("grown")) == contents(&place.path("one")));
+    assert_eq!(place.samples("one").len(), 1500);
 }
 
 #[test]
