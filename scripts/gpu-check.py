@@ -81,7 +81,13 @@ class Check:
         self.options, self.failures, self.found, self.began = options, [], {}, time.monotonic()
         if options.only != PARTS and options.json.stat().st_size > 0:
             # What an earlier call found.
-            found = json.loads(options.json.read_text())
+            try:
+                found = json.loads(options.json.read_text())
+                device = found["machine"]["device"]
+            except (ValueError, KeyError, TypeError):
+                sys.exit(f"gpu-check: --json {options.json}: holds no figures of an earlier call; name another file")
+            if device != options.device:
+                sys.exit(f"gpu-check: --json {options.json}: holds figures of {device}; name another file")
             self.found = {part: found[part] for part in PARTS if part in found}
         self.is_cpu = options.device.startswith("cpu")
         self.end = self.began + 60 * options.minutes

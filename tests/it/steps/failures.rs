@@ -1,8 +1,8 @@
-//! What a device says when it fails, in one line.
+//! What is said in one line where a device fails, or where a state does not fit.
 
 use saccade::model::{DeviceFailure, numbers};
 
-use super::images;
+use super::{batch, config, images, kinds, trainer};
 use crate::device;
 
 /// The texts are those of cubecl 0.11.3, inside what burn 0.22.1 makes of them, printed as text and as a value.
@@ -34,4 +34,19 @@ fn numbers_come_back_in_their_order() {
     let expected = images.clone().into_data().try_to_vec::<f32>().unwrap();
     assert_eq!(numbers(images.clone()).unwrap(), expected);
     assert_eq!(numbers(images.swap_dims(2, 3).swap_dims(2, 3)).unwrap(), expected);
+}
+
+#[test]
+fn moments_of_another_length_are_refused_by_name() {
+    for (what, models, loss) in kinds() {
+        let mut first = trainer(&models, config(loss));
+        first.step(&batch(0, false)).unwrap();
+        let mut state = first.state().unwrap();
+        let name = state.weights.keys().find(|name| name.starts_with("moment2.")).unwrap().clone();
+        let moment = state.weights.get_mut(&name).unwrap();
+        moment.values.push(0.0);
+        moment.shape = vec![moment.values.len()];
+        let error = first.restore(state, &device()).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("{name}: shape [")) && !error.contains('\n'), "{what}: {error}");
+    }
 }
